@@ -1,0 +1,410 @@
+"""Every setting: its kind, its default and its one description.
+
+Two forms of each: the `…Keys` are what the file may hold, where any key may be missing; `Config`, `Account` and
+`Folder` are what the program works with, complete, with the defaults filled in. Which values may stand together is
+not known here but in `rules`.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from dropzone.config import kinds, units
+from dropzone.config.kinds import Written
+from dropzone.config.secret import Secret
+from dropzone.config.units import Share
+from dropzone.config.yaml import is_blank
+from dropzone.errors import DropzoneError
+
+Mode = Literal["subscribe", "unsubscribe", "lead", "suppress"]
+Hash = Literal["none", "md5", "sha256", "sha512"]
+
+# The parts that the upload itself makes; an extra field of that name would silently win or lose against them.
+OWN_FIELDS = ("file", "clear", "activeStatus", "sourceCampaign", "sourcePartner")
+
+_BaseUrl = Annotated[str, kinds.BASE_URL]
+_Secret = Annotated[Secret, kinds.SECRET]
+_Name = Annotated[str, kinds.NAME]
+_Path = Annotated[Path, kinds.PATH]
+_Positive = Annotated[int, kinds.counts(1)]
+
+
+def _or_empty(value: object) -> object:
+    """A section whose keys are all commented out is an empty section, not a mistake."""
+    return {} if is_blank(value) else value
+
+
+_Section = BeforeValidator(_or_empty)
+
+
+class Model(BaseModel):
+    """What all settings share: fixed once read, no silent conversions, no unknown keys, no values in tracebacks."""
+
+    # Only the file's form is ever validated in most runs, so the others' validators are built when first asked for.
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
+
+
+class Timeouts(Model):
+    """How long an upload may stand still."""
+
+    connect: Annotated[float, kinds.durations("100ms", "1h")] = Field(
+        default=units.read_duration("10s"), description="Until the connection stands, TLS included."
+    )
+    write: Annotated[float, kinds.durations("100ms", "1h")] = Field(
+        default=units.read_duration("60s"), description="Until the server takes the next piece of the file."
+    )
+    read: Annotated[float, kinds.durations("100ms", "1h")] = Field(
+        default=units.read_duration("300s"),
+        description="Until the answer comes once the file has left. Too short, and accepted files count as unknown.",
+    )
+
+
+class AccountKeys(Model):
+    """One OptiPub installation and the API key of one user there."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["base_url", "api_key"]})
+
+    base_url: _BaseUrl | None = Field(
+        default=None,
+        description="The address of OptiPub, https, without /api/3.2. Plain http is taken on loopback only.",
+        examples=["https://publisher.example.com"],
+    )
+    api_key: _Secret | None = Field(
+        default=None,
+        description="Where the personal API key is found, never the key itself: {env: NAME}, a variable; {file: PATH}, "
+        "which nobody but its owner may read; {credential: NAME}, systemd's LoadCredential=.",
+        examples=[{"credential": "optipub"}],
+    )
+    key_created: Annotated[date, kinds.DATE] | None = Field(
+        default=None,
+        description="The day on which the key was made. OptiPub's keys end after a year.",
+        examples=["2026-03-01"],
+    )
+    ca_file: _Path | None = Field(
+        default=None,
+        description="A private certificate authority, PEM, to trust instead of the public ones.",
+        examples=["/etc/dropzone/ca.pem"],
+    )
+    proxy: Annotated[str, kinds.PROXY] | None = Field(
+        default=None,
+        description="The proxy to go through, http or https. The environment's proxies are never used.",
+        examples=["http://proxy.example.com:3128"],
+    )
+    timeouts: Annotated[Timeouts, _Section] = Field(
+        default=Timeouts(), description="How long an upload may stand still before it is given up, as durations."
+    )
+
+
+class Account(AccountKeys):
+    """An account as the program uses it. `base_url` has no final slash."""
+
+    name: str
+    base_url: _BaseUrl
+    api_key: _Secret
+
+
+class Guards(Model):
+    """Limits that hold a file back until somebody has looked; a file is never refused for them."""
+
+    min_rows: Annotated[int, kinds.counts(0)] = Field(default=1, description="Fewer good rows than this hold the file.")
+    max_rows: Annotated[int | None, kinds.or_none(kinds.counts(1))] = Field(
+        default=None, description="More good rows than this hold the file; none is no limit."
+    )
+    max_bytes: Annotated[int, kinds.sizes(1)] = Field(
+        default=units.read_size("2GiB"),
+        description="A larger file is held, in bytes or as 64KiB, 20MiB, 2GiB; a .gz counts unpacked.",
+    )
+    max_shrink: Annotated[Share | None, kinds.or_none(kinds.shares("100%"))] = Field(
+        default=Share.percent("50%"),
+        description="With clear: true, a file that lost more than this share of the rows of the folder's last accepted "
+        "file is held; none switches it off.",
+    )
+    max_growth: Annotated[Share | None, kinds.or_none(kinds.shares("999999%"))] = Field(
+        default=None,
+        description="A file that grew by more than this share of the rows of the folder's last accepted file is held; "
+        "none switches it off.",
+    )
+
+
+class Retry(Model):
+    """Delays between attempts that were surely not taken."""
+
+    initial: Annotated[float, kinds.durations("10ms", "1d")] = Field(
+        default=units.read_duration("5s"), description="About the first delay; each further one is about twice as long."
+    )
+    max: Annotated[float, kinds.durations("10ms", "7d")] = Field(
+        default=units.read_duration("15m"), description="No delay is longer than this."
+    )
+
+
+def _as_tuple(value: object) -> object:
+    if isinstance(value, tuple):
+        return value
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str):
+        raise kinds.wrong("must be a list, not one text", f'write ["{value}"]' if value.isprintable() else "")
+    if is_blank(value):
+        raise kinds.wrong("has no value", 'as in ["*.csv"]')
+    raise kinds.wrong(f"must be a list, not {kinds.shown(value)}", 'as in ["*.csv"]')
+
+
+_Names = tuple[Annotated[str, kinds.PATTERN], ...]
+
+
+def _read_column(value: object) -> str:
+    """A partner's name of a column as the header's names are compared: trimmed, in lower case."""
+    text = kinds.text_of(value, "the name of a column").strip().lower()
+    if not text:
+        raise kinds.wrong("is empty", "write the partner's name of the column")
+    return text
+
+
+def _read_field(value: object) -> str:
+    """A part of the form. PHP cuts a name at its first bracket, so `clear[0]` would replace `clear`."""
+    name = kinds.text_of(value, "the name of a form field")
+    if name.partition("[")[0].lower() in {own.lower() for own in OWN_FIELDS}:
+        raise kinds.wrong(f"dropzone sends the field {kinds.shown(name)} itself", "remove it here; its own key sets it")
+    return str(_FIELD.read(name))
+
+
+def _read_field_value(value: object) -> str:
+    if isinstance(value, bool):
+        raise kinds.wrong(f"must be a text or a whole number, not {kinds.shown(value)}", "write 1 or 0, or use quotes")
+    return str(value) if isinstance(value, int) else kinds.text_of(value, "a text or a whole number")
+
+
+_FIELD = kinds.texts(
+    r"[A-Za-z][A-Za-z0-9_]{0,99}(\[[A-Za-z0-9_]{0,40}\]){0,4}",
+    "the name of a form field",
+    "letters, digits and '_', a letter first, as in subscriptionAction",
+)
+_Column = Annotated[str, Written(_read_column, str, {"type": "string", "minLength": 1})]
+_OurColumn = Annotated[
+    str,
+    kinds.texts("[a-z0-9][a-z0-9_-]{0,99}", "a name of a column", "as in varr_firstname: a-z, 0-9, '_' and '-'"),
+]
+_Field = Annotated[str, Written(_read_field, str, _FIELD.schema)]
+_FieldValue = Annotated[str, Written(_read_field_value, str, {"type": ["string", "integer"]})]
+
+
+def _distinct_columns(value: object) -> object:
+    """Refuses two spellings of one column: which of them won would depend on their order."""
+    if isinstance(value, dict):
+        seen: dict[str, str] = {}
+        for key in value:
+            name = key.strip().lower() if isinstance(key, str) else key
+            if name in seen:
+                raise kinds.wrong(
+                    f"{kinds.shown(seen[name])} and {kinds.shown(key)} are one column",
+                    "names are compared without case and blanks around them",
+                )
+            seen[name] = key
+    return _or_empty(value)
+
+
+class FolderKeys(Model):
+    """One watched folder and the segment that its files go to."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["segment_id"]})
+
+    path: _Path | None = Field(
+        default=None,
+        description="The folder that the partner writes into; {root}/inbox/NAME where nothing else is said.",
+        examples=["/home/acme/upload"],
+    )
+    spool: _Path | None = Field(
+        default=None,
+        description="Where this folder's work/, done/ and failed/ are when path is on another file system than root.",
+        examples=["/home/acme/.dropzone"],
+    )
+    account: _Name | None = Field(
+        default=None, description="Which of the accounts; needed where there are several.", examples=["main"]
+    )
+    include: Annotated[_Names, Field(min_length=1), BeforeValidator(_as_tuple)] = Field(
+        default=("*.csv", "*.csv.gz"),
+        description="Which file names are taken, in upper or lower case; * and ? as in a shell.",
+    )
+    ignore: Annotated[_Names, BeforeValidator(_as_tuple)] = Field(
+        default=(),
+        description="File names that are never taken, beside the temporary names of common clients, which are known.",
+    )
+
+    settle: Annotated[float, kinds.durations("0s", "1d")] = Field(
+        default=units.read_duration("2s"),
+        description="How long a file must be quiet before it is taken. Raise it to twice the longest pause of a client "
+        "that closes the file in between.",
+    )
+    settle_unseen: Annotated[float, kinds.durations("0s", "1d")] = Field(
+        default=units.read_duration("10s"),
+        description="The same where nobody can tell whether a client still has the file open (network file systems).",
+    )
+    hold_tail: Annotated[float, kinds.durations("0s", "7d")] = Field(
+        default=units.read_duration("300s"),
+        description="How long a file whose last line has no end is waited for: a broken upload looks like that.",
+    )
+    final_newline: Literal["optional", "required"] = Field(
+        default="optional",
+        description="required: a file whose last line has no end is never taken; optional: it is, after hold_tail.",
+    )
+    scan: Annotated[float, kinds.durations("100ms", "1h")] = Field(
+        default=units.read_duration("15s"),
+        description="How often the folder is looked through, whatever the file system did or did not report.",
+    )
+
+    segment_id: _Positive | None = Field(
+        default=None, description="The OptiPub segment that the files are imported into.", examples=[100789]
+    )
+    mode: Mode | None = Field(
+        default=None,
+        description="What an import does: subscribe, unsubscribe, lead, or suppress for a suppression segment.",
+        examples=["subscribe"],
+    )
+    clear: bool = Field(
+        default=False, description="Empty the segment before each import: for full lists, never for additions."
+    )
+    hash: Hash | None = Field(
+        default=None,
+        description="suppress only, and needed there: how the segment's addresses are hashed, "
+        "none, md5, sha256 or sha512. It must be the segment's own.",
+        examples=["sha256"],
+    )
+    hash_plain: bool = Field(
+        default=False,
+        description="suppress only: hash plain addresses before they are sent; without it, a file that holds one is "
+        "refused.",
+    )
+    source_campaign: _Positive | None = Field(
+        default=None, description="subscribe only, and needed there: the campaign's id.", examples=[90]
+    )
+    source_partner: _Positive | None = Field(
+        default=None, description="subscribe only, and needed there: the partner's id.", examples=[9]
+    )
+    extra_fields: Annotated[dict[_Field, _FieldValue], _Section] = Field(
+        default={},
+        description="Further fields to send with each import, as OptiPub's reference names them.",
+        examples=[{"subscriptionAction": "create_only"}],
+    )
+
+    encoding: Annotated[str, kinds.ENCODING] = Field(
+        default="utf-8",
+        description="The encoding of files that are neither UTF-8 nor UTF-16 with its mark, such as cp1252.",
+    )
+    delimiter: Literal[",", ";", "tab", "auto"] = Field(
+        default=",", description='What separates the cells: ",", ";", tab, or auto where the header proves it.'
+    )
+    rename: Annotated[dict[_Column, _OurColumn], BeforeValidator(_distinct_columns)] = Field(
+        default={},
+        description="The partner's names of columns and ours, compared without case.",
+        examples=[{"First Name": "varr_firstname"}],
+    )
+    unknown_columns: Literal["reject", "prefix", "keep", "drop"] = Field(
+        default="reject",
+        description="Columns that OptiPub's guide does not name: reject the file, prefix them with varr_, keep or drop "
+        "them.",
+    )
+    bad_rows: Annotated[int | Share, kinds.count_or_share(kinds.counts(0), kinds.shares("100%"))] = Field(
+        default=0,
+        description="Up to so many bad rows, or to a share such as 1%, the good ones go and the bad ones stay in a "
+        ".rejects.csv; with more the file is refused.",
+    )
+    repeats: Literal["keep", "last", "refuse"] = Field(
+        default="keep", description="Repeated addresses: keep all, send the last of each, or refuse the file."
+    )
+
+    guards: Annotated[Guards, _Section] = Field(
+        default=Guards(),
+        description="Limits that hold a file back until somebody has looked. Defaults are merged key by key.",
+    )
+    retry: Annotated[Retry, _Section] = Field(
+        default=Retry(),
+        description="The delays after an attempt that was surely not taken. Defaults are merged key by key.",
+    )
+
+
+class Defaults(FolderKeys):
+    """Keys of a folder for all folders that do not have them. Keys of one mode count where that mode is."""
+
+
+class Folder(FolderKeys):
+    """A folder as the program uses it, complete: the defaults are filled in.
+
+    `base` holds its work/, done/ and failed/. Made by `load`, or by `from_settings` from what `settings_json` wrote.
+    """
+
+    name: str
+    base: _Path
+    path: _Path
+    account: str
+    segment_id: _Positive
+    mode: Mode
+
+    @property
+    def lane(self) -> str:
+        """Drops of one lane go out one after the other: those of one segment of one account."""
+        return f"{self.account}/{self.segment_id}"
+
+    def settings_json(self) -> str:
+        """All settings as one line of JSON, in the form that the file has. The ledger keeps it with each drop."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_settings(cls, text: str) -> Folder:
+        """The folder that `settings_json` wrote. Raises `DropzoneError` when it is none."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            keys = ", ".join(sorted({str(part["loc"][0]) for part in error.errors(include_url=False) if part["loc"]}))
+            hint = "They were written by another version of dropzone, or the ledger is damaged"
+            raise DropzoneError(f"the stored settings of a folder cannot be read: {keys or 'no JSON'}", hint) from None
+
+
+class TopKeys(Model):
+    """What concerns the whole installation."""
+
+    root: _Path | None = Field(
+        default=None,
+        description="Where inbox/, work/, done/ and failed/ are, on one file system.",
+        examples=["/srv/dropzone"],
+    )
+    state_dir: _Path | None = Field(
+        default=None,
+        description="Where the ledger is: on a local disk, never on a network file system.",
+        examples=["/var/lib/dropzone"],
+    )
+    concurrency: Annotated[int, kinds.counts(1, 64)] = Field(
+        default=4,
+        description="How many drops are sent at the same time. Those of one segment always go one after the other.",
+    )
+
+
+class File(TopKeys):
+    """The configuration file of dropzone."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["root", "state_dir", "accounts", "folders"]})
+
+    accounts: dict[_Name, AccountKeys] | None = Field(
+        default=None, description="The OptiPub accounts by a name of your choice."
+    )
+    defaults: Annotated[Defaults, _Section] = Field(
+        default=Defaults(),
+        description="Any key of a folder except path, spool and segment_id, for all folders that do not have it. "
+        "A key of one mode, such as source_partner, counts for the folders of that mode.",
+    )
+    folders: dict[_Name, FolderKeys] | None = Field(
+        default=None, description="The watched folders by name; each feeds one segment."
+    )
+
+
+class Config(TopKeys):
+    """A configuration that is right: what `load` returns."""
+
+    file: Path
+    root: _Path
+    state_dir: _Path
+    accounts: dict[str, Account]
+    folders: dict[str, Folder]

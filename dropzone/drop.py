@@ -1,0 +1,390 @@
+"""What a drop is: one file that we took over, its eight states, its events, and the one table that joins them.
+
+A state exists only because a restart must act differently for it. The life of a drop is the literal table
+`TRANSITIONS`; `apply()` is the only code that changes a state, and an event that the table lacks raises
+`IllegalEvent` and changes nothing. README's diagram is drawn from this table.
+
+    state      durably true                                      the bytes are in    after a restart
+    queued     ours; nothing under way; due at `due_at`          work/               checked, prepared, sent when due
+    sending    attempt n was announced; it may have gone out     work/               becomes unknown
+    held       a person must look before it goes on              work/               nothing, reported
+    unknown    sent, and nobody can say whether it was taken     work/               the policy for unknown outcomes
+    accepted   the server took it; not filed yet                 work/ or done/      filed in done/
+    refused    a final no, with its reason; not filed yet        work/ or failed/    filed in failed/
+    done       finished                                          done/ + log         nothing
+    failed     finished                                          failed/ + log       nothing
+
+The folders alone say where the bytes are; the ledger alone says what was promised to the server. This module
+knows neither: it has no clock, no disk and no network.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import assert_never
+
+import tenacity
+
+from dropzone.errors import IllegalEvent, Problem
+
+# ---------------------------------------------------------------------------------------------------- identity
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ID_EPOCH = 1_704_067_200  # 2024-01-01; 40 bits of milliseconds reach to 2058
+ID_LENGTH = 12
+
+
+def make_id(at: float) -> str:
+    """A new drop ID: 8 characters of time (milliseconds), then 4 of chance, in Crockford's base 32.
+
+    Short enough to read out on the telephone, sortable by time, safe in every file name. Never a counter:
+    after a lost ledger a counter starts again and collides with the files already in done/.
+    """
+    number = (round((at - _ID_EPOCH) * 1000) & (1 << 40) - 1) << 20 | secrets.randbits(20)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(5 * (ID_LENGTH - 1), -1, -5))
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the form of a drop ID."""
+    return len(text) == ID_LENGTH and all(char in _CROCKFORD for char in text)
+
+
+# ------------------------------------------------------------------------------------------------------ values
+
+
+class State(StrEnum):
+    """Where a drop stands, durably. The module's head says what each means and what a restart does."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    HELD = "held"
+    UNKNOWN = "unknown"
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    DONE = "done"
+    FAILED = "failed"
+
+
+FINISHED = frozenset({State.DONE, State.FAILED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What checking a CSV found.
+
+    Rows are data rows, without the header and blank lines. `problems` holds the first ones (at most
+    `MAX_PROBLEMS`), `problem_count` all of them; `refused` says why the file cannot be sent, empty when it can.
+    `repairs` counts each kind of repair by its sentence, in the order of `sheet`'s table.
+    """
+
+    columns: tuple[str, ...] = ()
+    rows: int = 0
+    good_rows: int = 0
+    bad_rows: int = 0
+    repeated_rows: int = 0  # rows whose address stood in an earlier row already
+    repeats: tuple[Problem, ...] = ()  # the first of these, addresses masked
+    repairs: tuple[tuple[str, int], ...] = ()
+    problems: tuple[Problem, ...] = ()
+    problem_count: int = 0
+    bytes_read: int = 0
+    refused: str = ""
+
+
+MAX_PROBLEMS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """One file that we took over, as the ledger's row has it. Times are seconds since the epoch, UTC."""
+
+    id: str
+    folder: str
+    name: bytes  # as the partner called it; hostile until printed through `printable`
+    account: str
+    segment_id: int
+    lane: str  # drops of one lane go out one after the other, oldest first
+    base: str  # the directory that holds this drop's work/, done/ and failed/
+    settings: str  # the folder's settings at the claim, as JSON: a reload changes nothing for this drop
+    size: int  # bytes, at the claim
+    claimed_at: float
+    state: State
+    due_at: float
+    changed_at: float
+    tries: int = 0  # attempts announced; the number of the last one
+    attempts: int = 0  # attempts that count: those with an outcome on the server's side
+    deferrals: int = 0  # in a row; they make the next delay longer
+    faults: int = 0  # unexpected errors in a row
+    rows: int | None = None  # good rows of the prepared copy
+    digest: str | None = None  # SHA-256 of the prepared copy, hexadecimal
+    reason: str = ""  # why it stands where it stands
+    guard: str = ""  # which guard holds it, if one does
+    cleared: bool = False  # a person released it: guards do not hold it again
+    verdict_at: float | None = None  # when it was accepted or refused: names its date folder
+    path: str | None = None  # where it was filed, relative to `base`
+
+
+# ------------------------------------------------------------------------------------------------------ events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """The file was renamed into work/ID; from here on it is ours."""
+
+    folder: str
+    name: bytes
+    account: str
+    segment_id: int
+    lane: str
+    base: str
+    settings: str
+    size: int
+    adopted: bool = False  # found in work/ without a row: we died between the rename and the row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postponed:
+    """Put off without an attempt: an unexpected error, a disk that is full, a file that still changes."""
+
+    due_at: float
+    why: str
+    fault: bool = False  # an unexpected error of ours: five in a row and the drop is held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckFailed:
+    """The CSV breaks rules that cannot be repaired; nothing was sent."""
+
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withheld:
+    """A guard, a policy or a person keeps it back until somebody has looked. `guard` names which."""
+
+    guard: str
+    why: str
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """Somebody looked at a held drop and lets it go on."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempted:
+    """Attempt `n` is about to start: committed before its first byte leaves."""
+
+    n: int
+    digest: str  # SHA-256 of the prepared copy
+    size: int  # bytes of the prepared copy
+    report: Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """OptiPub answered "Import created", or an operator (`by`) looked there and says that it has it."""
+
+    status: int | None
+    body: str
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """OptiPub's final no. `blame` says in words what it refused, `evidence` is what it said."""
+
+    status: int
+    blame: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferred:
+    """Surely not taken; to be tried again at `due_at`. `scope` is ``drop`` or ``account`` (all its drops wait)."""
+
+    due_at: float
+    cause: str
+    status: int | None = None
+    scope: str = "drop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """The outcome is unknown: the request may have been taken. `sent` is the bytes that left."""
+
+    cause: str
+    sent: int
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resent:
+    """An unknown outcome is to be offered again; the server may see the same file twice."""
+
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discarded:
+    """A person gave the drop up; it goes to failed/ unsent."""
+
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filed:
+    """The log and the file lie in done/ or failed/, at `path` relative to the drop's base."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """A person wants a failed drop tried again; the next step brings the file back."""
+
+    by: str
+
+
+Event = (
+    Claimed
+    | Postponed
+    | CheckFailed
+    | Withheld
+    | Released
+    | Attempted
+    | Accepted
+    | Refused
+    | Deferred
+    | Lost
+    | Resent
+    | Discarded
+    | Filed
+    | Retried
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of a drop's history: what happened, and when (seconds since the epoch, UTC)."""
+
+    at: float
+    event: Event
+
+
+# --------------------------------------------------------------------------------------------------- the table
+
+TRANSITIONS: dict[tuple[State | None, type[Event]], State] = {
+    (None, Claimed): State.QUEUED,
+    (State.QUEUED, Postponed): State.QUEUED,
+    (State.QUEUED, CheckFailed): State.REFUSED,
+    (State.QUEUED, Withheld): State.HELD,
+    (State.QUEUED, Attempted): State.SENDING,
+    (State.QUEUED, Discarded): State.REFUSED,
+    (State.SENDING, Accepted): State.ACCEPTED,
+    (State.SENDING, Refused): State.REFUSED,
+    (State.SENDING, Deferred): State.QUEUED,
+    (State.SENDING, Lost): State.UNKNOWN,
+    (State.UNKNOWN, Accepted): State.ACCEPTED,
+    (State.UNKNOWN, Resent): State.QUEUED,
+    (State.UNKNOWN, Withheld): State.HELD,
+    (State.UNKNOWN, Discarded): State.REFUSED,
+    (State.HELD, Released): State.QUEUED,
+    # A drop may be held *because* its outcome is unknown; whoever then finds it in OptiPub must be able to say so.
+    (State.HELD, Accepted): State.ACCEPTED,
+    (State.HELD, Discarded): State.REFUSED,
+    (State.ACCEPTED, Filed): State.DONE,
+    (State.REFUSED, Filed): State.FAILED,
+    (State.FAILED, Retried): State.QUEUED,
+}
+
+
+def apply(drop: Drop | None, event: Event, *, id: str, at: float) -> Drop:
+    """The drop after `event`. Pure; raises `IllegalEvent` where the table has no such transition."""
+    state = TRANSITIONS.get((drop.state if drop else None, type(event)))
+    if state is None:
+        here = f"{drop.state} drop {drop.id}" if drop else f"drop {id}, which does not exist"
+        raise IllegalEvent(f"{type(event).__name__} for a {here}")
+    if isinstance(event, Claimed):
+        return Drop(
+            id=id,
+            folder=event.folder,
+            name=event.name,
+            account=event.account,
+            segment_id=event.segment_id,
+            lane=event.lane,
+            base=event.base,
+            settings=event.settings,
+            size=event.size,
+            claimed_at=at,
+            state=state,
+            due_at=at,
+            changed_at=at,
+        )
+    assert drop is not None  # the table has (None, …) for Claimed only
+    drop = replace(drop, state=state, changed_at=at)
+    match event:
+        case Postponed(due_at=due_at, why=why, fault=fault):
+            return replace(drop, due_at=due_at, reason=why, faults=drop.faults + 1 if fault else drop.faults)
+        case CheckFailed(report=report):
+            return replace(drop, reason=report.refused, verdict_at=at)
+        case Withheld(guard=guard, why=why):
+            return replace(drop, guard=guard, reason=why)
+        case Released() | Resent() | Retried():
+            return replace(
+                drop,
+                due_at=at,
+                reason="",
+                guard="",
+                deferrals=0,
+                faults=0,
+                cleared=drop.cleared or not isinstance(event, Resent),
+                verdict_at=None,
+            )
+        case Attempted(n=n, digest=digest, report=report):
+            return replace(drop, tries=n, digest=digest, rows=report.good_rows, reason="", faults=0)
+        case Accepted(by=by):
+            counted = drop.attempts if by else drop.attempts + 1
+            return replace(drop, attempts=counted, deferrals=0, guard="", reason="", verdict_at=at)
+        case Refused(blame=blame):
+            return replace(drop, attempts=drop.attempts + 1, deferrals=0, reason=blame, verdict_at=at)
+        case Deferred(due_at=due_at, cause=cause):
+            return replace(drop, due_at=due_at, deferrals=drop.deferrals + 1, reason=cause)
+        case Lost(cause=cause):
+            return replace(drop, attempts=drop.attempts + 1, deferrals=0, reason=cause)
+        case Discarded(by=by, why=why):
+            return replace(drop, guard="", reason=f"discarded by {by}: {why}", verdict_at=at)
+        case Filed(path=path):
+            return replace(drop, path=path)
+        case _:
+            assert_never(event)
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram, for README; a test compares the two."""
+    lines = ["stateDiagram-v2"]
+    for (state, event), target in TRANSITIONS.items():
+        lines.append(f"    {state.value if state else '[*]'} --> {target.value}: {event.__name__}")
+    lines += [f"    {state.value} --> [*]" for state in State if state in FINISHED]
+    return "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------ delays
+
+
+def delay(n: int, *, initial_s: float, max_s: float) -> float:
+    """Seconds until the try after the `n`-th failed one: random, in a window that doubles up to `max_s`.
+
+    Random over the whole window, so that a hundred drops that failed together do not come back together;
+    never below half of `initial_s`, so that none comes back at once.
+    """
+    state = tenacity.RetryCallState(retry_object=tenacity.Retrying(), fn=None, args=(), kwargs={})
+    state.attempt_number = max(1, n)
+    wait = tenacity.wait_random_exponential(multiplier=initial_s, max=max_s, min=min(initial_s, max_s) / 2)
+    return wait(state)

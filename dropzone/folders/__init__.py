@@ -1,0 +1,532 @@
+"""The layout on disk and its atomicity: look into inboxes, claim, prepare, file, bring back.
+
+    {base}/inbox/FOLDER/NAME                                what the partner sees and writes
+    {base}/work/ID/original, origin, prepared.csv, rejects.csv, log      ours alone, mode 0700
+    {base}/done|failed/FOLDER/2026-11-22/STEM.ID.csv  + STEM.ID.log  (+ STEM.ID.rejects.csv)
+
+The folders alone say where the bytes are. What was promised to the server stands in the ledger, of which this module
+knows nothing. Its invariants:
+
+- the original is never altered, copied or deleted, only renamed, and no rename ever replaces anything;
+- partners are hostile: names are bytes, every open is `O_NOFOLLOW` relative to a directory descriptor that was itself
+  opened component by component, decisions are taken on the open descriptor and compared again after the rename;
+- every method may be cut off anywhere and run again.
+
+`origin` is a symbolic link that points nowhere: its target is ``FOLDER/NAME``. One call makes it, it survives like any
+directory entry, and `ls -l` shows it; so a file that lost its ledger still knows where it came from.
+
+`step` is called right before each effect with a name for it. It does nothing; the crash tests die in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import signal
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from dropzone import readiness
+from dropzone.config import Config, Folder
+from dropzone.drop import Drop, is_id
+from dropzone.errors import FolderError
+from dropzone.folders.system import (
+    CREATE,
+    OPEN_DIR,
+    OPEN_FILE,
+    UNREADABLE,
+    is_local,
+    look_at,
+    mount_id,
+    open_path,
+    opened,
+    opened_file,
+    opened_path,
+    rename,
+    sync_path,
+    translated,
+)
+from dropzone.readiness import Look, Probe
+
+ORIGINAL, ORIGIN, PREPARED, REJECTS, LOG, CHECKS = (
+    "original", "origin", "prepared.csv", "rejects.csv", "log", "checks",
+)  # fmt: skip
+
+MARK = ".ledger"  # in work/: which ledger knows the drops in it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A file that was renamed into work/ID and is ours from here on."""
+
+    id: str
+    folder: str
+    name: bytes
+    size: int
+    base: Path
+
+
+@dataclass(slots=True)
+class Bench:
+    """The open files of one check: the original to read, the prepared copy and the rejects to write."""
+
+    source: BinaryIO
+    prepared: Digesting
+    rejects: BinaryIO
+    before: Look
+    scratch: Path  # where temporary files may lie: beside the file, not in a /tmp that may be memory
+
+    def disturbed(self) -> str:
+        """Why the original cannot be trusted yet (a client still writes to it, or did meanwhile), or an empty string.
+
+        A writer keeps its descriptor through our rename: 52 MB arrived 24 s after a claim (seen, sftp on a bad line).
+        """
+        fd = self.source.fileno()
+        held, writer = readiness.take_lease(fd)
+        if held:
+            readiness.drop_lease(fd)
+        if writer:
+            return "a client still has the file open for writing"
+        return "" if Look.of(os.fstat(fd)) == self.before else "the file changed while it was read"
+
+
+class Digesting:
+    """A binary writer that counts and digests what goes through it (SHA-256: `digest` in hexadecimal)."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, piece: bytes) -> int:
+        self._hash.update(piece)
+        self.size += len(piece)
+        return self._raw.write(piece)
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+class Folders:
+    """All that happens on disk to drops. Thread-safe: one drop is only ever in one thread's hands."""
+
+    def __init__(self, *, step: Callable[[str], None] = lambda name: None) -> None:
+        self._step = step
+        # A writer that opens a file while we hold its lease makes the kernel send SIGIO, whose default kills us (seen).
+        with contextlib.suppress(ValueError):  # not in the main thread: whoever is there has done it
+            signal.signal(signal.SIGIO, signal.SIG_IGN)
+
+    # ------------------------------------------------------------------------------------------------- lay out
+
+    def lay_out(self, config: Config, *, inboxes: bool) -> list[Path]:
+        """Make the directories that are missing, with their modes; returns those it made.
+
+        With `inboxes` those below the root too: group-writable and setgid, so that a partner's user in the group may
+        write and what it writes stays readable for us. That is for `dropzone init`: a hardened service may not set
+        the setgid bit. A folder with its own `path:` belongs to somebody else and is never made.
+        """
+        made: list[Path] = []
+        for folder in config.folders.values():
+            wanted = [
+                (folder.base / "work", 0o700),
+                (folder.base / "done" / folder.name, 0o750),
+                (folder.base / "failed" / folder.name, 0o750),
+            ]
+            if inboxes and folder.path.is_relative_to(config.root):
+                wanted.append((folder.path, 0o2770))
+            for path, mode in wanted:
+                made += self._make(path, mode)
+        return made
+
+    def _make(self, path: Path, mode: int) -> list[Path]:
+        if path.is_dir():
+            return []
+        made = self._make(path.parent, 0o755)
+        with translated("make", path):
+            path.mkdir(exist_ok=True)
+            if os.geteuid() == 0:  # `init` by root must not shut the service's own user out
+                above = path.parent.stat()
+                os.chown(path, above.st_uid, above.st_gid)
+            path.chmod(mode)  # mkdir's own mode is cut by the umask
+        return [*made, path]
+
+    def find_fault(self, folder: Folder) -> FolderError | None:
+        """What keeps `folder` from working at all, with its mend, or None."""
+        try:
+            with self._inbox(folder) as inbox, self._work(folder.base) as work:
+                # Not st_dev: a bind mount of the same file system has the same one, and refuses the rename (seen).
+                if mount_id(inbox) != mount_id(work):
+                    why = f"it is on another mount than {folder.base / 'work'}, so no rename can take files over"
+                    hint = f"Give the folder a `spool:` on the mount of {folder.path}"
+                    return FolderError("use", str(folder.path), why, hint)
+                sticky = os.fstat(inbox).st_mode & stat.S_ISVTX and os.geteuid() not in (0, os.fstat(inbox).st_uid)
+                if sticky:
+                    hint = f"Type: chmod -t {folder.path}"
+                    return FolderError("use", str(folder.path), "it is sticky, so nobody may move others' files", hint)
+        except FolderError as fault:
+            return fault
+        return None
+
+    # ------------------------------------------------------------------------------------------------- look in
+
+    def names(self, folder: Folder) -> list[bytes]:
+        """The names in the inbox of `folder`, in no order. Raises FolderError when it cannot be listed."""
+        with self._inbox(folder) as inbox, translated("list", folder.path), os.scandir(inbox) as entries:
+            return [os.fsencode(entry.name) for entry in entries]
+
+    def look(self, folder: Folder, name: bytes) -> Look | None:
+        """What `name` looks like now, without following links; None when it is gone."""
+        with self._inbox(folder) as inbox:
+            return look_at(inbox, name)
+
+    def probe(self, folder: Folder, name: bytes, look: Look) -> Probe:
+        """Open `name` and ask for a writer and its last bytes. Raises FolderError when it cannot be read."""
+        with self._inbox(folder) as inbox, translated("read", folder.path / os.fsdecode(name), UNREADABLE):
+            fd = os.open(name, OPEN_FILE, dir_fd=inbox)
+            try:
+                return readiness.probe(fd, look.size, local=is_local(fd))
+            finally:
+                os.close(fd)
+
+    # --------------------------------------------------------------------------------------------------- claim
+
+    def claim(
+        self, folder: Folder, ready: Sequence[tuple[str, bytes, Look]]
+    ) -> tuple[list[Claim], list[tuple[bytes, FolderError]]]:
+        """Take over the files `ready` (drop ID, name, look) by one rename each into work/ID; durable on return.
+
+        A file that is gone or looks different by now is left alone without a word. Returns the claims, and name
+        and error of each file that could not be taken. Several at once share the directory syncs.
+        """
+        claims: list[Claim] = []
+        faults: list[tuple[bytes, FolderError]] = []
+        with self._inbox(folder) as inbox, self._work(folder.base) as work:
+            opened: list[int] = []
+            try:
+                for id, name, look in ready:
+                    try:
+                        with translated("take", folder.path / os.fsdecode(name), UNREADABLE):
+                            directory = self._claim_one(folder, inbox, work, id, name, look)
+                    except FolderError as fault:
+                        faults.append((name, fault))
+                        continue
+                    if directory is not None:
+                        opened.append(directory)
+                        claims.append(Claim(id=id, folder=folder.name, name=name, size=look.size, base=folder.base))
+                with translated("sync", folder.path):
+                    # The targets first, then the source: if we die here, a power cut may keep the old name, the new one
+                    # or both, but never neither. With nothing claimed there is nothing to sync.
+                    for directory in [*opened, work, inbox] if claims else []:
+                        self._step("claim: sync folder")
+                        os.fsync(directory)
+            finally:
+                for directory in opened:
+                    os.close(directory)
+        return claims, faults
+
+    def _claim_one(self, folder: Folder, inbox: int, work: int, id: str, name: bytes, look: Look) -> int | None:
+        """The open directory work/ID with the file in it, or None when the file is not the one we looked at."""
+        try:
+            fd = os.open(name, OPEN_FILE, dir_fd=inbox)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):  # gone, or swapped for a link: somebody else was first
+                return None
+            raise
+        try:
+            # A file nobody fsynced is 0 bytes long after a power cut, even renamed and listed (seen).
+            self._step("claim: sync file")
+            os.fsync(fd)
+            self._step("claim: make work/ID")
+            os.mkdir(id, 0o700, dir_fd=work)  # if we die here: an empty work/ID, removed at the next start
+            directory = os.open(id, OPEN_DIR, dir_fd=work)
+            try:
+                self._step("claim: write origin")
+                os.symlink(os.fsencode(folder.name) + b"/" + name, ORIGIN, dir_fd=directory)
+                if self._rename_claimed(fd, look, inbox, name, directory):
+                    return directory
+            except OSError:
+                self._clear(work, id, directory)
+                os.close(directory)
+                raise
+            self._clear(work, id, directory)
+            os.close(directory)
+            return None
+        finally:
+            os.close(fd)
+
+    def _rename_claimed(self, fd: int, look: Look, inbox: int, name: bytes, directory: int) -> bool:
+        """Rename exactly the open file `fd`; the lease keeps new writers waiting for the microseconds this takes."""
+        held, writer = readiness.take_lease(fd)
+        try:
+            if writer or Look.of(os.fstat(fd)) != look:
+                return False
+            self._step("claim: rename")
+            try:
+                # The rename is the decision. If we die after it, the next start adopts what lies in work/ID.
+                rename(inbox, name, directory, ORIGINAL)
+            except FileNotFoundError:
+                return False
+            moved = look_at(directory, ORIGINAL.encode())
+            if moved is None or (moved.dev, moved.ino) != (look.dev, look.ino):
+                # Swapped between our look and our rename. It is not what we judged: back where it was.
+                rename(directory, ORIGINAL, inbox, name)
+                return False
+            return True
+        finally:
+            if held:
+                readiness.drop_lease(fd)
+
+    def orphans(self, base: Path, known: Callable[[str], bool]) -> list[Claim]:
+        """Files in work/ that no drop is `known` for: we died between the rename and the row. Removes empty remains."""
+        found: list[Claim] = []
+        with self._work(base) as work:
+            for id in sorted(os.listdir(work)):
+                if not is_id(id) or known(id):
+                    continue
+                with translated("adopt", base / "work" / id), opened(id, OPEN_DIR, work) as directory:
+                    look = look_at(directory, ORIGINAL.encode())
+                    if look is None or not stat.S_ISREG(look.mode):
+                        self._clear(work, id, directory)
+                        continue
+                    try:
+                        origin = os.readlink(os.fsencode(ORIGIN), dir_fd=directory)
+                    except OSError:  # a power cut may keep the later of two changes only
+                        origin = b"/unknown.csv"
+                    folder, _, name = origin.partition(b"/")
+                    found.append(Claim(id=id, folder=os.fsdecode(folder), name=name, size=look.size, base=base))
+        return found
+
+    def read_mark(self, base: Path) -> str:
+        """The identity of the ledger that work/ belongs to, or an empty string where none was written down."""
+        with self._work(base) as work, translated("read", base / "work" / MARK):
+            try:
+                with opened_file(MARK, OPEN_FILE, work) as mark:
+                    return mark.read(100).decode("ascii", "replace").strip()
+            except FileNotFoundError:
+                return ""
+
+    def write_mark(self, base: Path, ledger_id: str) -> None:
+        """Write down that the ledger `ledger_id` knows what lies in work/; atomic and durable."""
+        with self._work(base) as work, translated("write", base / "work" / MARK):
+            with opened_file(MARK + ".new", CREATE, work, "wb") as mark:
+                mark.write(ledger_id.encode() + b"\n")
+                mark.flush()
+                os.fsync(mark.fileno())
+            self._step("mark: rename")
+            os.rename(MARK + ".new", MARK, src_dir_fd=work, dst_dir_fd=work)
+            os.fsync(work)
+
+    # ----------------------------------------------------------------------------------------- check and prepare
+
+    @contextlib.contextmanager
+    def bench(self, drop: Drop) -> Iterator[Bench]:
+        """The open files for checking `drop`; what the check writes may be thrown away and made again at any time."""
+        with (
+            translated("prepare", self._place(drop)),
+            self._drop_directory(drop) as directory,
+            opened_file(ORIGINAL, OPEN_FILE, directory) as source,
+            opened_file(PREPARED, CREATE, directory, "wb") as prepared,
+            opened_file(REJECTS, CREATE, directory, "wb") as rejects,
+        ):
+            before = Look.of(os.fstat(source.fileno()))
+            yield Bench(source, Digesting(prepared), rejects, before, self._place(drop))
+            # The row that announces the attempt names this copy's digest, so it has to be there after a power cut.
+            self._step("prepare: sync prepared copy")
+            prepared.flush()
+            os.fsync(prepared.fileno())
+            rejects.flush()
+            if rejects.tell():
+                self._step("prepare: sync rejects")
+                os.fsync(rejects.fileno())
+
+    def begin_check(self, drop: Drop) -> int:
+        """Note on disk that a check starts; returns how many earlier ones were started and never ended.
+
+        A file that kills the program which reads it must not do so for ever: see `end_check`.
+        """
+        with translated("prepare", self._place(drop)), self._drop_directory(drop) as directory:
+            fd = os.open(CHECKS, (CREATE | os.O_APPEND) & ~os.O_TRUNC, 0o600, dir_fd=directory)
+            try:
+                unfinished = os.fstat(fd).st_size
+                os.write(fd, b".")
+            finally:
+                os.close(fd)
+        return unfinished
+
+    def end_check(self, drop: Drop) -> None:
+        """The check ended, well or badly, but not by killing us."""
+        with self._drop_directory(drop) as directory, contextlib.suppress(FileNotFoundError):
+            os.unlink(CHECKS, dir_fd=directory)
+
+    @contextlib.contextmanager
+    def prepared(self, drop: Drop) -> Iterator[tuple[BinaryIO, int]]:
+        """The prepared copy, open for reading, and its size in bytes."""
+        with (
+            translated("read", self._place(drop)),
+            self._drop_directory(drop) as directory,
+            opened_file(PREPARED, OPEN_FILE, directory) as payload,
+        ):
+            yield payload, os.fstat(payload.fileno()).st_size
+
+    # ---------------------------------------------------------------------------------------------- file, return
+
+    def file(self, drop: Drop, verdict: str, log: str) -> str:
+        """File `drop` under `verdict` (``done`` or ``failed``) with its `log`; returns the path relative to the base.
+
+        The log comes first, so that a file in done/ always has its log. May be cut off anywhere and run again.
+        """
+        assert drop.verdict_at is not None
+        where = self._path_in(drop, verdict)
+        target_path = Path(drop.base) / where
+        stem = target_path.name.removesuffix(".gz").removesuffix(".csv")
+        with translated("file", target_path):
+            for directory_path in self._make(target_path.parent, 0o750):
+                sync_path(directory_path.parent)  # a new date folder must outlive a power cut, or its files do not
+            with contextlib.ExitStack() as stack:
+                target = stack.enter_context(opened_path(target_path.parent))
+                try:
+                    directory = stack.enter_context(self._drop_directory(drop))
+                except FileNotFoundError:
+                    if look_at(target, os.fsencode(target_path.name)) is None:
+                        raise
+                    return where  # filed before; we died before the row
+                self._file_log(directory, target, f"{stem}.log", log)
+                self._step("file: move rejects")
+                self._move(directory, REJECTS, target, f"{stem}.rejects.csv")
+                self._step("file: sync log")
+                os.fsync(target)
+                # If we die here: a log without its file yet. The row still says accepted, so the move is done again.
+                self._step("file: move original")
+                if not self._move(directory, ORIGINAL, target, target_path.name) and not look_at(
+                    target, os.fsencode(target_path.name)
+                ):
+                    raise FileNotFoundError(errno.ENOENT, "the file is neither in work/ nor where it should go")
+                self._step("file: sync target")
+                os.fsync(target)
+                self._step("file: sync work/ID")
+                os.fsync(directory)
+                # If we die from here on, the row is still open: this method runs again and finds everything in place.
+                self._step("file: clear work/ID")
+                with self._work(Path(drop.base)) as work:
+                    self._clear(work, drop.id, directory)
+        return where
+
+    def _file_log(self, directory: int, target: int, name: str, log: str) -> None:
+        if look_at(target, os.fsencode(name)) is not None:
+            return
+        with opened_file(LOG, CREATE, directory, "wb") as out:
+            self._step("file: write log")
+            out.write(log.encode("utf-8", "backslashreplace"))
+            out.flush()
+            self._step("file: sync log text")
+            os.fsync(out.fileno())
+        self._step("file: move log")
+        self._move(directory, LOG, target, name)
+
+    def _move(self, source: int, name: str, target: int, new_name: str) -> bool:
+        """Rename unless that happened before; empty rejects are no rejects. False when there was nothing to move."""
+        look = look_at(source, name.encode())
+        if look is None or (name == REJECTS and look.size == 0):
+            return False
+        rename(source, name, target, new_name)
+        return True
+
+    def bring_back(self, drop: Drop) -> None:
+        """Bring a drop that is tried again back from failed/ into work/ID; its old log goes, the ledger has it all."""
+        if drop.path is None:
+            return
+        filed = Path(drop.base) / drop.path
+        stem = filed.name.removesuffix(".gz").removesuffix(".csv")
+        with translated("bring back", filed), self._work(Path(drop.base)) as work:
+            with contextlib.suppress(FileExistsError):
+                self._step("bring back: make work/ID")
+                os.mkdir(drop.id, 0o700, dir_fd=work)
+            with opened(drop.id, OPEN_DIR, work) as directory, opened_path(filed.parent) as source:
+                with contextlib.suppress(FileExistsError):
+                    self._step("bring back: write origin")
+                    os.symlink(os.fsencode(drop.folder) + b"/" + drop.name, ORIGIN, dir_fd=directory)
+                self._step("bring back: move original")
+                self._move(source, filed.name, directory, ORIGINAL)
+                os.fsync(directory)
+                os.fsync(work)
+                for old in (f"{stem}.log", f"{stem}.rejects.csv"):
+                    with contextlib.suppress(FileNotFoundError):
+                        self._step("bring back: remove old log")
+                        os.unlink(old, dir_fd=source)
+                os.fsync(source)
+
+    def where_is(self, drop: Drop) -> Path | None:
+        """Where the original of `drop` lies now, or None when it is in none of its places."""
+        places = [self._place(drop) / ORIGINAL]
+        if drop.path is not None:
+            places.append(Path(drop.base) / drop.path)
+        if drop.verdict_at is not None:
+            places += [Path(drop.base) / self._path_in(drop, verdict) for verdict in ("done", "failed")]
+        return next((place for place in places if os.path.lexists(place)), None)
+
+    # ------------------------------------------------------------------------------------------------- internals
+
+    def _path_in(self, drop: Drop, verdict: str) -> str:
+        """Where `drop` is filed: a function of its row, so that a filing cut off at midnight goes on where it was."""
+        assert drop.verdict_at is not None
+        date = datetime.fromtimestamp(drop.verdict_at, UTC).date().isoformat()
+        return f"{verdict}/{drop.folder}/{date}/{_stem(drop.name)}.{drop.id}{extension(drop.name)}"
+
+    def _place(self, drop: Drop) -> Path:
+        return Path(drop.base) / "work" / drop.id
+
+    @contextlib.contextmanager
+    def _inbox(self, folder: Folder) -> Iterator[int]:
+        with translated("open", folder.path, "Make it with 'dropzone init', or mend `path:`"):
+            fd = open_path(folder.path)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _work(self, base: Path) -> Iterator[int]:
+        with translated("open", base / "work", "Make it with 'dropzone init'"):
+            fd = open_path(base / "work")
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _drop_directory(self, drop: Drop) -> Iterator[int]:
+        with self._work(Path(drop.base)) as work, opened(drop.id, OPEN_DIR, work) as directory:
+            yield directory
+
+    def _clear(self, work: int, id: str, directory: int) -> None:
+        """Remove what we made in work/ID, and work/ID if nothing else is in it. Never touches an original."""
+        for name in (ORIGIN, PREPARED, REJECTS, LOG, CHECKS):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
+        with contextlib.suppress(OSError):  # not empty: something that is not ours to remove
+            os.rmdir(id, dir_fd=work)
+
+
+# ------------------------------------------------------------------------------------------------------- names
+
+
+def extension(name: bytes) -> str:
+    """``.csv.gz`` for compressed files, else ``.csv``."""
+    return ".csv.gz" if name.lower().endswith(b".gz") else ".csv"
+
+
+def _stem(name: bytes) -> str:
+    """A harmless stem from the partner's name: letters, digits, ``._-`` and at most 100 bytes of them."""
+    text = os.fsdecode(name)
+    text = re.sub(r"\.gz$", "", text, flags=re.IGNORECASE)
+    text = re.sub(r"\.[^.]{1,4}$", "", text)
+    text = "".join(char if char.isalnum() or char in "._-" else "_" for char in text).lstrip(".-")
+    return text.encode()[:100].decode(errors="ignore") or "file"

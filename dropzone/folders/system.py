@@ -1,0 +1,128 @@
+"""System calls as a hostile inbox needs them: relative to directory descriptors, following nothing, replacing nothing.
+
+Knows Linux, and nothing of drops. What fails is an `OSError`; `translated` makes it a `FolderError` with its mend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from dropzone.errors import FolderError
+from dropzone.readiness import Look
+
+OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: a named pipe would hang us for good (seen). O_NOCTTY: a terminal device must not become ours.
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# Local file systems know every writer; all others (nfs, smb, fuse, 9p …) grant leases they cannot keep (seen: sshfs).
+_LOCAL_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "f2fs", "zfs", "bcachefs", "overlay"})
+
+UNREADABLE = "Make it readable for the daemon's user (say: chmod g+r), or let the server set a umask of 027"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_RENAME_NOREPLACE = 1
+
+
+def rename(source: int, name: str | bytes, target: int, new_name: str | bytes) -> None:
+    """renameat2(RENAME_NOREPLACE): one atomic move that never replaces; OSError, also where the target exists."""
+    if _libc.renameat2(source, os.fsencode(name), target, os.fsencode(new_name), _RENAME_NOREPLACE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def look_at(directory: int, name: bytes) -> Look | None:
+    """What `name` in an open directory looks like, links not followed; None when it is not there."""
+    try:
+        return Look.of(os.stat(name, dir_fd=directory, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def opened(name: str, flags: int, directory: int) -> Iterator[int]:
+    """A descriptor for `name` in an open directory, closed at the end."""
+    fd = os.open(name, flags, dir_fd=directory)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_path(path: Path) -> int:
+    """Open a directory one component at a time, following no link: a partner may own one of the components."""
+    fd = os.open("/", OPEN_DIR)
+    for part in path.parts[1:]:
+        try:
+            inner = os.open(part, OPEN_DIR, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = inner
+    return fd
+
+
+@contextlib.contextmanager
+def opened_path(path: Path) -> Iterator[int]:
+    """`open_path`, closed at the end."""
+    fd = open_path(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def opened_file(name: str, flags: int, directory: int, mode: str = "rb") -> Iterator[BinaryIO]:
+    """`name` in an open directory as a binary file, closed at the end; files made have mode 0640."""
+    fd = os.open(name, flags, 0o640, dir_fd=directory)
+    with open(fd, mode) as file:
+        yield cast(BinaryIO, file)
+
+
+def sync_path(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    with opened_path(path) as fd:
+        os.fsync(fd)
+
+
+def _fdinfo(fd: int, key: str) -> str:
+    with open(f"/proc/self/fdinfo/{fd}") as info:
+        return next((line.split(":", 1)[1].strip() for line in info if line.startswith(key)), "")
+
+
+def mount_id(fd: int) -> str:
+    """Which mount `fd` lies on; renames work within one only."""
+    return _fdinfo(fd, "mnt_id")
+
+
+_file_systems: dict[str, str] = {}  # mount id -> type; ids are not used again while something is mounted there
+
+
+def is_local(fd: int) -> bool:
+    """Whether the file system under `fd` is one whose leases can be believed."""
+    mount = mount_id(fd)
+    if mount not in _file_systems:
+        with open("/proc/self/mountinfo") as table:
+            for line in table:
+                left, _, right = line.partition(" - ")
+                _file_systems[left.split(" ", 1)[0]] = right.split(" ", 1)[0]
+    return _file_systems.get(mount, "") in _LOCAL_FILE_SYSTEMS
+
+
+@contextlib.contextmanager
+def translated(op: str, path: Path, hint: str = "") -> Iterator[None]:
+    """Raise what fails inside as a FolderError: "cannot OP PATH: …", with the mend where there is one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            hint = "Inbox, work/, done/ and failed/ must lie on one mount; give the folder a `spool:` on its own mount"
+        elif error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            hint = ""
+        raise FolderError(op, str(path), error, hint) from error

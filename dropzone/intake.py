@@ -1,0 +1,234 @@
+"""From the inbox to the ledger: which files are there, when to look at each again, and taking over what is ready.
+
+The scan is the truth, events are only a reason to look early. All of it is memory that any scan can rebuild; the first
+durable thing is the claim. The same rule holds at the start as at any other time. Knows no drop after its first row.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dropzone.config import Config, Folder
+from dropzone.drop import Claimed, Drop, State, Withheld, make_id
+from dropzone.errors import FolderError, printable
+from dropzone.folders import Claim, Folders
+from dropzone.ledger import Ledger
+from dropzone.readiness import UNFIT_S, Candidate, Look, Probe, Ready, Unfit, Waiting, judge, why_ignored
+
+BATCH = 100  # files claimed with one round of directory syncs; more would make the first of them wait
+_Key = tuple[str, bytes]
+
+
+class Intake:
+    """What waits in the inboxes. Used by one thread.
+
+    `now` is the wall clock (for drop IDs and rows), `monotonic` the one for quiet times. `left_alone` hears, once for
+    each file and reason, of what is not taken over and why.
+    """
+
+    def __init__(
+        self,
+        *,
+        folders: Folders,
+        ledger: Ledger,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        left_alone: Callable[[str, bytes, str], None] = lambda folder, name, why: None,
+    ) -> None:
+        self._folders = folders
+        self._ledger = ledger
+        self._now = now
+        self._monotonic = monotonic
+        self._left_alone = left_alone
+        self._config: dict[str, Folder] = {}
+        self._candidates: dict[_Key, Candidate] = {}
+        self._waiting: dict[_Key, Waiting | Unfit] = {}
+        self._due: list[tuple[float, str, bytes]] = []  # a heap; entries that `_waiting` contradicts are stale
+        self._next_scan: dict[str, float] = {}
+        self._told: dict[_Key, str] = {}
+
+    def configure(self, config: Config) -> None:
+        """Watch the folders of `config` from now on; candidates of folders that are still there stay."""
+        self._config = dict(config.folders)
+        self._next_scan = {name: self._next_scan.get(name, 0.0) for name in self._config}
+        for key in list(self._candidates):
+            folder = self._config.get(key[0])
+            if folder is None or why_ignored(os.fsdecode(key[1]), folder):
+                self._forget(key)
+
+    # ------------------------------------------------------------------------------------------------- questions
+
+    def next_look(self) -> float:
+        """When there is something to do next, on the monotonic clock."""
+        next_due = [self._due[0][0]] if self._due else []
+        return min([*self._next_scan.values(), *next_due], default=float("inf"))
+
+    def settling(self) -> bool:
+        """Whether a file is there that lacks nothing but quiet time."""
+        return any(isinstance(verdict, Waiting) and verdict.settling for verdict in self._waiting.values())
+
+    # ---------------------------------------------------------------------------------------------------- orders
+
+    def hear(self, folder: str, name: bytes) -> None:
+        """An event told of `name`: its quiet time starts again, and it is looked at now."""
+        if folder not in self._config or why_ignored(os.fsdecode(name), self._config[folder]):
+            return
+        now = self._monotonic()
+        candidate = self._candidates.setdefault((folder, name), Candidate(first_seen=now, quiet_since=now))
+        candidate.hear(now)
+        self._look_again((folder, name), Waiting(now, "it has just changed", settling=True))
+
+    def scan_soon(self) -> None:
+        """Scan every folder at the next tick: events may have been lost, or the folders are new."""
+        self._next_scan = dict.fromkeys(self._next_scan, 0.0)
+
+    def tick(self, *, limit: int = BATCH) -> list[Drop]:
+        """Scan what is due to be scanned, look at what is due, and claim what is ready (at most `limit` files).
+
+        Returns the new drops, in the order in which the files became ready. Raises FolderError or LedgerError
+        only where the machine is at fault.
+        """
+        now = self._monotonic()
+        for scanned, at in list(self._next_scan.items()):
+            if at <= now:
+                self._scan(self._config[scanned], now)
+        ready: dict[str, list[tuple[str, bytes, Look]]] = {}
+        count = 0
+        while count < limit and self._due and self._due[0][0] <= now:
+            at, folder_name, name = heapq.heappop(self._due)
+            key = (folder_name, name)
+            verdict = self._waiting.get(key)
+            if verdict is None or verdict.until != at:
+                continue  # stale: heard of or forgotten since
+            if (look := self._judge(self._config[folder_name], key, now)) is not None:
+                # Whatever happens next, here or to another file, it is looked at again unless it is gone.
+                self._look_again(key, Waiting(now + 1.0, "it changed while it was taken over"))
+                ready.setdefault(folder_name, []).append((make_id(self._now()), name, look))
+                count += 1
+        return [drop for folder, files in ready.items() for drop in self._claim(self._config[folder], files)]
+
+    def adopt(self, base: Path, *, trusted: bool) -> list[Drop]:
+        """Give rows to files in work/ that have none: we died between the rename and the row.
+
+        Where the ledger is not the one that knew this work/ (`trusted` is False: lost, or restored from elsewhere),
+        what was promised about them is not known either: they are held.
+        """
+        drops = []
+        for claim in self._folders.orphans(base, lambda id: self._ledger.find_drop(id) is not None):
+            folder = self._config.get(claim.folder)
+            if folder is None:
+                why = f"it lies in {base / 'work' / claim.id}, but no folder {claim.folder!r} is configured any more"
+                self._left_alone(claim.folder, claim.name, why)
+                continue
+            drops += self._ledger.claim([_row(folder, claim, adopted=True)], at=self._now())
+        # If we die here: the mark in work/ is still the other ledger's, and the next start holds these.
+        return drops if trusted else self._hold_adopted(base)
+
+    # ------------------------------------------------------------------------------------------------- internals
+
+    def _hold_adopted(self, base: Path) -> list[Drop]:
+        why = "the ledger that knew this file is gone, so nobody can say whether it was sent"
+        held = []
+        for drop in self._ledger.find_drops(states=[State.QUEUED]):
+            latest = self._ledger.history(drop.id)[-1].event
+            if Path(drop.base) == base and isinstance(latest, Claimed) and latest.adopted:
+                held.append(self._ledger.commit(drop.id, Withheld(guard="no record", why=why), at=self._now()))
+        return held
+
+    def _scan(self, folder: Folder, now: float) -> None:
+        self._next_scan[folder.name] = now + folder.scan
+        try:
+            names = set(self._folders.names(folder))
+        except FolderError as fault:
+            if fault.environment:
+                raise
+            self._tell_once((folder.name, b""), str(fault))
+            return
+        self._told.pop((folder.name, b""), None)
+        for key in [key for key in self._candidates if key[0] == folder.name and key[1] not in names]:
+            self._forget(key)
+        for name in sorted(names):
+            key = (folder.name, name)
+            if key not in self._candidates and not why_ignored(os.fsdecode(name), folder):
+                self._candidates[key] = Candidate(first_seen=now, quiet_since=now)
+                self._look_again(key, Waiting(now, "it was just found", settling=True))
+
+    def _judge(self, folder: Folder, key: _Key, now: float) -> Look | None:
+        """The look by which the file is ready, or None; then it is known when to look again."""
+        name = key[1]
+        try:
+            look = self._folders.look(folder, name)
+            if look is None:
+                self._forget(key)
+                return None
+
+            def ask() -> Probe:
+                return self._folders.probe(folder, name, look)
+
+            verdict = judge(self._candidates[key], look, folder, now=now, ask=ask)
+        except FolderError as fault:
+            if fault.environment:
+                self._look_again(key, Waiting(now + 1.0, str(fault)))
+                raise
+            verdict = Unfit(now + UNFIT_S, str(fault))
+        if isinstance(verdict, Ready):
+            return verdict.look
+        self._look_again(key, verdict)
+        if isinstance(verdict, Unfit):
+            self._tell_once(key, verdict.why)
+        return None
+
+    def _claim(self, folder: Folder, files: Sequence[tuple[str, bytes, Look]]) -> list[Drop]:
+        now = self._monotonic()
+        try:
+            claims, faults = self._folders.claim(folder, files)
+        except FolderError as whole:
+            if whole.environment:
+                raise
+            # The inbox or work/ is gone, and nothing was taken: that is no reason for other folders to wait.
+            claims, faults = [], [(name, whole) for _, name, _ in files]
+        # If we die here: the files are in work/ without rows; the next start adopts them.
+        drops = self._ledger.claim([_row(folder, claim) for claim in claims], at=self._now()) if claims else []
+        for claim in claims:
+            self._forget((folder.name, claim.name))
+        for name, fault in faults:
+            if fault.environment:
+                raise fault
+            self._look_again((folder.name, name), Unfit(now + UNFIT_S, str(fault)))
+            self._tell_once((folder.name, name), str(fault))
+        return drops
+
+    def _look_again(self, key: _Key, verdict: Waiting | Unfit) -> None:
+        self._waiting[key] = verdict
+        heapq.heappush(self._due, (verdict.until, *key))
+
+    def _forget(self, key: _Key) -> None:
+        for memory in (self._candidates, self._waiting, self._told):
+            memory.pop(key, None)
+
+    def _tell_once(self, key: _Key, why: str) -> None:
+        if self._told.get(key) != why:
+            self._told[key] = why
+            self._left_alone(key[0], key[1], why)
+
+
+def _row(folder: Folder, claim: Claim, *, adopted: bool = False) -> tuple[str, Claimed]:
+    return claim.id, Claimed(
+        folder=folder.name,
+        name=claim.name,
+        account=folder.account,
+        segment_id=folder.segment_id,
+        lane=folder.lane,
+        base=str(claim.base),
+        settings=folder.settings_json(),
+        size=claim.size,
+        adopted=adopted,
+    )
+
+
+def describe(folder: str, name: bytes) -> str:
+    """``FOLDER/NAME``, harmless to print."""
+    return f"{printable(folder)}/{printable(name)}" if name else printable(folder)

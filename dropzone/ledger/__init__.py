@@ -1,0 +1,100 @@
+"""What was promised to the server: the store of drops, their events and attempts, and facts of segments and accounts.
+
+`Ledger` is what every store has to keep; `SQLiteLedger` keeps it on one host. One contract suite runs against each.
+Knows nothing of files and nothing of HTTP. Its promise: `commit` either commits the event, the drop's new row and the
+facts that follow from it together, durably, or changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dropzone.drop import Claimed, Drop, Entry, Event, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One announced attempt and what came of it; `outcome` is empty while nobody knows."""
+
+    n: int
+    started_at: float
+    digest: str
+    size: int  # bytes of the prepared copy
+    outcome: str = ""  # accepted | refused | deferred | lost
+    status: int | None = None  # of the HTTP answer
+    why: str = ""
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentFacts:
+    """What a folder's segment last took: the drop, its rows, and when."""
+
+    drop_id: str
+    rows: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountFacts:
+    """What holds for all drops of an account: nothing is tried before `wait_until`, because of `why`."""
+
+    wait_until: float = 0.0
+    why: str = ""
+    accepted_at: float | None = None
+
+
+class Reader(Protocol):
+    """The questions. Never blocks the writer and never changes anything."""
+
+    @property
+    def id(self) -> str:
+        """The ledger's own identity: a new one for each ledger that was ever made."""
+
+    def find_drop(self, id: str) -> Drop | None:
+        """The drop `id`, or None."""
+
+    def find_drops(
+        self, *, states: Iterable[State] | None = None, folder: str | None = None, prefix: str = "", limit: int = -1
+    ) -> list[Drop]:
+        """Drops in the order of their claims: of these `states`, this `folder`, ids beginning with `prefix`."""
+
+    def open_lanes(self) -> list[tuple[str, str]]:
+        """(lane, drop ID) of everything that is not finished and not held, in the order of the claims."""
+
+    def history(self, id: str) -> list[Entry]:
+        """All that ever happened to the drop, oldest first."""
+
+    def attempts(self, id: str) -> list[Attempt]:
+        """The drop's attempts, oldest first."""
+
+    def segment_facts(self, account: str, segment_id: int, folder: str) -> SegmentFacts | None:
+        """What `folder` last got accepted for this segment, or None."""
+
+    def account_facts(self, account: str) -> AccountFacts:
+        """What is known of the account."""
+
+    def counts(self) -> dict[tuple[str, State], int]:
+        """How many drops there are per (folder, state), finished ones included."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+class Ledger(Reader, Protocol):
+    """The questions and the one order. There is one of these per state folder, in the daemon."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this call made the ledger: then files in work/ are not ours to send."""
+
+    def commit(self, id: str, event: Event, *, at: float) -> Drop:
+        """Commit `event` for the drop `id` and return its new row. Durable on return.
+
+        Raises IllegalEvent (nothing is changed) and LedgerError (nothing is changed).
+        """
+
+    def claim(self, claims: Sequence[tuple[str, Claimed]], *, at: float) -> list[Drop]:
+        """Commit several `Claimed` events at once, in this order. Durable on return."""

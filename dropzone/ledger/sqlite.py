@@ -1,0 +1,321 @@
+"""The ledger in one SQLite file, for one host.
+
+WAL with ``synchronous=FULL``: over 50 commits and a power cut, WAL+NORMAL lost all 50, Python's default (DELETE+FULL)
+the last one each time, WAL+FULL none, and it was the fastest safe one. One writer connection, in the daemon: SQLite
+before 3.51.3 can corrupt a WAL when two connections write or checkpoint at once. Readers open ``mode=ro``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from dropzone.drop import (
+    FINISHED,
+    Accepted,
+    Attempted,
+    Claimed,
+    Deferred,
+    Drop,
+    Entry,
+    Event,
+    Lost,
+    Refused,
+    State,
+    apply,
+)
+from dropzone.errors import LedgerError
+from dropzone.ledger import AccountFacts, Attempt, SegmentFacts, codec
+
+# Each entry brings the schema one version further; PRAGMA user_version says how far a file is. Never edit an old one.
+MIGRATIONS = (
+    """
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+    -- The current row of each drop; `seq` is the order of the claims, which is the order of sending.
+    CREATE TABLE drops (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        folder TEXT NOT NULL, name BLOB NOT NULL, account TEXT NOT NULL, segment_id INTEGER NOT NULL,
+        lane TEXT NOT NULL, base TEXT NOT NULL, settings TEXT NOT NULL, size INTEGER NOT NULL,
+        claimed_at REAL NOT NULL, state TEXT NOT NULL, due_at REAL NOT NULL, changed_at REAL NOT NULL,
+        tries INTEGER NOT NULL, attempts INTEGER NOT NULL, deferrals INTEGER NOT NULL, faults INTEGER NOT NULL,
+        rows INTEGER, digest TEXT, reason TEXT NOT NULL, guard TEXT NOT NULL, cleared INTEGER NOT NULL,
+        verdict_at REAL, path TEXT
+    );
+    CREATE INDEX drops_open ON drops (seq) WHERE state NOT IN ('done', 'failed');
+    CREATE INDEX drops_state ON drops (folder, state);
+
+    -- What happened, never changed.
+    CREATE TABLE events (
+        n INTEGER PRIMARY KEY, drop_id TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL
+    );
+    CREATE INDEX events_drop ON events (drop_id, n);
+    CREATE TRIGGER events_stay BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END;
+
+    CREATE TABLE attempts (
+        drop_id TEXT NOT NULL, n INTEGER NOT NULL, started_at REAL NOT NULL, digest TEXT NOT NULL,
+        size INTEGER NOT NULL, outcome TEXT NOT NULL DEFAULT '', status INTEGER, why TEXT NOT NULL DEFAULT '',
+        ended_at REAL, PRIMARY KEY (drop_id, n)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE segments (
+        account TEXT NOT NULL, segment_id INTEGER NOT NULL, folder TEXT NOT NULL,
+        drop_id TEXT NOT NULL, rows INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (account, segment_id, folder)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE accounts (
+        name TEXT PRIMARY KEY, wait_until REAL NOT NULL DEFAULT 0, why TEXT NOT NULL DEFAULT '', accepted_at REAL
+    ) WITHOUT ROWID;
+    """,
+)
+
+FILE_NAME = "ledger.db"
+_COLUMNS = tuple(field.name for field in fields(Drop))
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM drops"
+_INSERT = f"INSERT INTO drops ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_UPDATE = f"UPDATE drops SET {', '.join(f'{name} = ?' for name in _COLUMNS)} WHERE id = ?"
+_DAMAGED = (
+    "Nothing is sent without it. Stop dropzone, move ledger.db, ledger.db-wal and ledger.db-shm aside and start again: "
+    "what lies in work/ is then held until you have looked"
+)
+
+
+class SQLiteReader:
+    """The questions, on a connection of its own. Opens a finished ledger read-only; see `Reader` for the methods."""
+
+    def __init__(self, state_dir: Path) -> None:
+        path = state_dir / FILE_NAME
+        with _translated(path):
+            if not path.exists():
+                hint = "It is made by the first 'dropzone run'; is `state_dir:` right?"
+                raise LedgerError(f"there is no ledger at {path}", hint)
+            self._path = path
+            self._lock = threading.RLock()
+            self._db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=10)
+            self._check_version()
+
+    def _check_version(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            hint = "Run the version of dropzone that made it, or a newer one"
+            raise LedgerError(f"{self._path} was made by a newer dropzone (schema {version})", hint)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _translated(self._path):
+            yield self._db
+
+    @property
+    def id(self) -> str:
+        with self._reading() as db:
+            (value,) = db.execute("SELECT value FROM facts WHERE name = 'id'").fetchone()
+            return str(value)
+
+    def find_drop(self, id: str) -> Drop | None:
+        with self._reading() as db:
+            row = db.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone()
+        return _drop(row) if row else None
+
+    def find_drops(
+        self, *, states: Iterable[State] | None = None, folder: str | None = None, prefix: str = "", limit: int = -1
+    ) -> list[Drop]:
+        where, values = ["id >= ? AND id < ?"], [prefix, prefix + "~"]
+        if states is not None:
+            chosen = list(states)
+            where.append(f"state IN ({', '.join('?' * len(chosen))})")
+            values += chosen
+            if not FINISHED & set(chosen):
+                where.append("state NOT IN ('done', 'failed')")  # lets SQLite use the small index of open drops
+        if folder is not None:
+            where.append("folder = ?")
+            values.append(folder)
+        with self._reading() as db:
+            rows = db.execute(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?", (*values, limit))
+            return [_drop(row) for row in rows]
+
+    def open_lanes(self) -> list[tuple[str, str]]:
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT lane, id FROM drops WHERE state NOT IN ('done', 'failed') AND state != 'held' ORDER BY seq"
+            )
+            return [(str(lane), str(id)) for lane, id in rows]
+
+    def history(self, id: str) -> list[Entry]:
+        with self._reading() as db:
+            rows = db.execute("SELECT at, kind, body FROM events WHERE drop_id = ? ORDER BY n", (id,)).fetchall()
+        return [Entry(at=at, event=codec.decode(kind, body)) for at, kind, body in rows]
+
+    def attempts(self, id: str) -> list[Attempt]:
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT n, started_at, digest, size, outcome, status, why, ended_at FROM attempts "
+                "WHERE drop_id = ? ORDER BY n",
+                (id,),
+            ).fetchall()
+        names = ("n", "started_at", "digest", "size", "outcome", "status", "why", "ended_at")
+        return [Attempt(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def segment_facts(self, account: str, segment_id: int, folder: str) -> SegmentFacts | None:
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT drop_id, rows, at FROM segments WHERE account = ? AND segment_id = ? AND folder = ?",
+                (account, segment_id, folder),
+            ).fetchone()
+        return SegmentFacts(drop_id=row[0], rows=row[1], at=row[2]) if row else None
+
+    def account_facts(self, account: str) -> AccountFacts:
+        with self._reading() as db:
+            row = db.execute("SELECT wait_until, why, accepted_at FROM accounts WHERE name = ?", (account,)).fetchone()
+        return AccountFacts(wait_until=row[0], why=row[1], accepted_at=row[2]) if row else AccountFacts()
+
+    def counts(self) -> dict[tuple[str, State], int]:
+        with self._reading() as db:
+            rows = db.execute("SELECT folder, state, count(*) FROM drops GROUP BY folder, state").fetchall()
+        return {(folder, State(state)): count for folder, state, count in rows}
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+
+class SQLiteLedger(SQLiteReader):
+    """The one writer. Makes the ledger where there is none. Thread-safe: transactions come one after the other.
+
+    `step` is called right before each commit; it does nothing, the crash tests die in it.
+    """
+
+    def __init__(self, state_dir: Path, *, step: Callable[[str], None] = lambda name: None) -> None:
+        self._step = step
+        self._path = state_dir / FILE_NAME
+        self._lock = threading.RLock()
+        with _translated(self._path):
+            self._is_new = not self._path.exists()
+            # autocommit: every BEGIN is written out below
+            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
+            os.chmod(self._path, 0o640)  # it names files and partners
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._check_version()
+            self._migrate()
+
+    @property
+    def is_new(self) -> bool:
+        return self._is_new
+
+    def _migrate(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            # One script, one transaction: if we die here, the next start finds the old version and tries again.
+            self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+        with self._writing("name the ledger") as db:
+            db.execute("INSERT OR IGNORE INTO facts VALUES ('id', ?)", (uuid.uuid4().hex,))
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[sqlite3.Connection]:
+        with self._lock, _translated(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._step(f"ledger: commit {what}")
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def commit(self, id: str, event: Event, *, at: float) -> Drop:
+        with self._writing(type(event).__name__) as db:
+            return self._commit(db, id, event, at)
+
+    def claim(self, claims: Sequence[tuple[str, Claimed]], *, at: float) -> list[Drop]:
+        with self._writing("Claimed") as db:
+            return [self._commit(db, id, event, at) for id, event in claims]
+
+    def _commit(self, db: sqlite3.Connection, id: str, event: Event, at: float) -> Drop:
+        drop = apply(self.find_drop(id), event, id=id, at=at)
+        values = tuple(getattr(drop, name) for name in _COLUMNS)
+        if isinstance(event, Claimed):
+            db.execute(_INSERT, values)
+        else:
+            db.execute(_UPDATE, (*values, id))
+        kind = type(event).__name__
+        db.execute(
+            "INSERT INTO events (drop_id, at, kind, body) VALUES (?, ?, ?, ?)", (id, at, kind, codec.encode(event))
+        )
+        self._follow(db, drop, event, at)
+        return drop
+
+    def _follow(self, db: sqlite3.Connection, drop: Drop, event: Event, at: float) -> None:
+        """Write down the facts that follow from `event`, in the same transaction."""
+        match event:
+            case Attempted(n=n, digest=digest, size=size):
+                db.execute(
+                    "INSERT INTO attempts (drop_id, n, started_at, digest, size) VALUES (?, ?, ?, ?, ?)",
+                    (drop.id, n, at, digest, size),
+                )
+            case Accepted(status=status, body=body) if not event.by:
+                self._end_attempt(db, drop, "accepted", status, body, at)
+            case Refused(status=status, blame=blame):
+                self._end_attempt(db, drop, "refused", status, blame, at)
+            case Deferred(status=status, cause=cause):
+                self._end_attempt(db, drop, "deferred", status, cause, at)
+            case Lost(status=status, cause=cause):
+                self._end_attempt(db, drop, "lost", status, cause, at)
+            case _:
+                pass
+        match event:
+            case Accepted():
+                db.execute(
+                    "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?)",
+                    (drop.account, drop.segment_id, drop.folder, drop.id, drop.rows or 0, at),
+                )
+                db.execute(
+                    "INSERT INTO accounts (name, accepted_at) VALUES (?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET accepted_at = excluded.accepted_at, wait_until = 0, why = ''",
+                    (drop.account, at),
+                )
+            case Deferred(due_at=due_at, cause=cause, scope="account"):
+                db.execute(
+                    "INSERT INTO accounts (name, wait_until, why) VALUES (?, ?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET wait_until = excluded.wait_until, why = excluded.why",
+                    (drop.account, due_at, cause),
+                )
+            case _:
+                pass
+
+    def _end_attempt(
+        self, db: sqlite3.Connection, drop: Drop, outcome: str, status: int | None, why: str, at: float
+    ) -> None:
+        db.execute(
+            "UPDATE attempts SET outcome = ?, status = ?, why = ?, ended_at = ? WHERE drop_id = ? AND n = ?",
+            (outcome, status, why, at, drop.id, drop.tries),
+        )
+
+
+def _drop(row: Sequence[object]) -> Drop:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    values["state"] = State(str(values["state"]))
+    values["cleared"] = bool(values["cleared"])
+    return Drop(**values)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        hint = (
+            "Is the disk full, or the state folder not writable for this user? It goes on by itself once that is mended"
+        )
+        raise LedgerError(f"cannot use the ledger {path}: {error}", hint) from error
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(f"the ledger {path} is damaged: {error}", _DAMAGED) from error
+    except OSError as error:
+        raise LedgerError(f"cannot use the ledger {path}: {error.strerror}") from error

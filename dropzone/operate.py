@@ -1,0 +1,109 @@
+"""What an operator can ask, as functions that return frozen results. Words and colours are the command line's.
+
+Reads the ledger and files, never the network; imports neither httpx nor watchdog nor structlog, so that an answer is
+there in a fraction of a second. Works with or without a running daemon.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dropzone import sheet
+from dropzone.config import Config, Folder
+from dropzone.drop import FINISHED, Drop, Entry, Report, State
+from dropzone.errors import OperatorError, printable
+from dropzone.folders import Folders
+from dropzone.ledger import AccountFacts, Attempt, Reader
+
+OPEN_STATES = tuple(state for state in State if state not in FINISHED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """One line of the queue: the drop, and what its whole account waits for, if it does."""
+
+    drop: Drop
+    account: AccountFacts
+
+    @property
+    def due_at(self) -> float:
+        """When it is looked at again, in seconds since the epoch."""
+        return max(self.drop.due_at, self.account.wait_until)
+
+    @property
+    def reason(self) -> str:
+        """Why it waits, as one sentence, or an empty string."""
+        return self.account.why if self.account.wait_until > self.drop.due_at else self.drop.reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """All that is known of one drop; `path` is where its file lies now, None when it is in none of its places."""
+
+    drop: Drop
+    history: Sequence[Entry]
+    attempts: Sequence[Attempt]
+    path: Path | None
+
+
+def queue(ledger: Reader, *, states: Sequence[State] = OPEN_STATES, folder: str | None = None) -> list[Queued]:
+    """The drops in `states` (those that are not finished), oldest first."""
+    drops = ledger.find_drops(states=states, folder=folder)
+    facts = {account: ledger.account_facts(account) for account in {drop.account for drop in drops}}
+    nothing = AccountFacts()
+    return [Queued(drop=drop, account=facts[drop.account] if drop.state is State.QUEUED else nothing) for drop in drops]
+
+
+def get_drop(ledger: Reader, id: str) -> Drop:
+    """The one drop whose ID is or begins with `id`, in either case. Raises OperatorError."""
+    found = ledger.find_drops(prefix=id.upper(), limit=6) if id else []
+    if not found:
+        raise OperatorError(f"there is no drop {printable(id)}", "'dropzone queue' lists what is there")
+    if len(found) > 1:
+        ids = ", ".join(drop.id for drop in found[:5])
+        raise OperatorError(
+            f"{printable(id)} begins more than one ID: {ids}{' …' if len(found) > 5 else ''}", "Give more"
+        )
+    return found[0]
+
+
+def show(ledger: Reader, id: str) -> Shown:
+    """All that is known of the drop whose ID is or begins with `id`. Raises OperatorError."""
+    drop = get_drop(ledger, id)
+    return Shown(
+        drop=drop,
+        history=tuple(ledger.history(drop.id)),
+        attempts=tuple(ledger.attempts(drop.id)),
+        path=Folders().where_is(drop),
+    )
+
+
+def get_folder(config: Config, name: str) -> Folder:
+    """The folder called `name`. Raises OperatorError that lists what there is."""
+    folder = config.folders.get(name)
+    if folder is None:
+        known = ", ".join(config.folders)
+        raise OperatorError(f"no folder is called {printable(name)}", f"The configuration has: {known}")
+    return folder
+
+
+def check(
+    file: Path, folder: Folder, *, out: Path | None = None, progress: Callable[[int], None] | None = None
+) -> Report:
+    """Read `file` as `folder` would, sending nothing; `out` gets the prepared copy. Raises OperatorError."""
+    try:
+        with file.open("rb") as source, _sink(out) as prepared, io.BytesIO() as rejects:
+            compressed = os.fsencode(file.name).lower().endswith(b".gz")
+            return sheet.check(source, prepared, rejects, folder, compressed=compressed, progress=progress)
+    except OSError as error:
+        where = error.filename or file
+        raise OperatorError(f"cannot use {printable(str(where))}: {error.strerror}", "Is the path right?") from error
+
+
+def _sink(out: Path | None) -> BinaryIO:
+    return out.open("wb") if out else open(os.devnull, "wb")

@@ -1,0 +1,250 @@
+"""How a drop's history reads: the log beside the file, one sentence per event, and the JSON form.
+
+Everything is rendered from the ledger's history, so a log can be made again at any time and a crash cannot lose it.
+It is written for the partner's people: what came, what was repaired, what was sent, what was wrong in which line, and
+what to do. Knows no files and no terminal; addresses reach it masked, and it prints no name unescaped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, assert_never
+
+from dropzone.drop import (
+    Accepted,
+    Attempted,
+    CheckFailed,
+    Claimed,
+    Deferred,
+    Discarded,
+    Drop,
+    Entry,
+    Event,
+    Filed,
+    Lost,
+    Postponed,
+    Refused,
+    Released,
+    Report,
+    Resent,
+    Retried,
+    State,
+    Withheld,
+)
+from dropzone.errors import printable
+
+_VERDICTS = {
+    State.ACCEPTED: "ACCEPTED: OptiPub took the file and queued its import",
+    State.DONE: "ACCEPTED: OptiPub took the file and queued its import",
+    State.REFUSED: "FAILED: the file was not imported",
+    State.FAILED: "FAILED: the file was not imported",
+    State.HELD: "HELD: somebody has to look before it goes on",
+    State.UNKNOWN: "UNKNOWN: it was sent, but no answer tells whether OptiPub took it",
+    State.QUEUED: "WAITING: it is checked and sent when it is due",
+    State.SENDING: "SENDING: it is under way",
+}
+
+
+def render_log(drop: Drop, history: Sequence[Entry]) -> str:
+    """The log of `drop` as text with a final newline."""
+    report = last_report(history)
+    parts = [
+        [f"{printable(drop.name)}: {_VERDICTS[drop.state]}", *_verdict_lines(drop)],
+        _facts(drop, report),
+        _section("Repaired in what was sent (the original beside this log is as it came)", _repairs(report)),
+        _section("Bad rows", _bad_rows(drop, report)),
+        _section("Repeated addresses", _repeats(report)),
+        _section("What happened (UTC)", [f"{clock(entry.at)}  {tell(entry.event)}" for entry in history]),
+        _section("What to do", _advice(drop, history)),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def last_report(history: Sequence[Entry]) -> Report | None:
+    """What the latest check found, or None when the file was never checked to its end."""
+    for entry in reversed(history):
+        match entry.event:
+            case Attempted(report=report) | CheckFailed(report=report):
+                return report
+            case Withheld(report=report) if report is not None:
+                return report
+            case _:
+                pass
+    return None
+
+
+def _verdict_lines(drop: Drop) -> list[str]:
+    if drop.state in (State.ACCEPTED, State.DONE):
+        return ["(what became of each row over there cannot be seen from outside)"]
+    return [f"Reason: {_harmless(drop.reason)}"] if drop.reason else []
+
+
+def _facts(drop: Drop, report: Report | None) -> list[str]:
+    settings = json.loads(drop.settings)
+    clear = ", which was emptied first (clear)" if settings.get("clear") else ""
+    lines = [
+        f"  drop     {drop.id}",
+        f"  folder   {drop.folder}",
+        f"  import   {settings.get('mode', '?')} into segment {drop.segment_id}{clear}, account {drop.account}",
+        f"  file     {printable(drop.name)}, {drop.size:,} bytes, taken over {stamp(drop.claimed_at)}",
+    ]
+    if report:
+        left_out = f", {report.bad_rows:,} bad" if report.bad_rows else ""
+        lines.append(f"  rows     {report.rows:,} read, {report.good_rows:,} good{left_out}")
+        lines.append(f"  columns  {', '.join(printable(column) for column in report.columns)}")
+    if drop.digest:
+        lines.append(f"  sent     sha256 {drop.digest}")
+    return lines
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [title, *(f"  {line}" for line in lines)] if lines else []
+
+
+def _repairs(report: Report | None) -> list[str]:
+    return [f"{count:,} x {printable(what)}" for what, count in report.repairs] if report else []
+
+
+def _repeats(report: Report | None) -> list[str]:
+    if report is None or not report.repeated_rows:
+        return []
+    lines = [problem.at("line").replace("line:", "line ", 1) for problem in report.repeats]
+    return [f"{report.repeated_rows:,} rows repeat an address of an earlier row; the first:", *lines]
+
+
+def _bad_rows(drop: Drop, report: Report | None) -> list[str]:
+    if report is None or not report.problems:
+        return []
+    lines = []
+    for problem in report.problems:
+        place = [f"line {problem.line}" if problem.line else "the file"]
+        place += [f"column {problem.column}"] if problem.column else []
+        place += [printable(problem.subject)] if problem.subject else []
+        hint = f" ({problem.hint})" if problem.hint else ""
+        lines.append(f"{', '.join(place)}: {problem.what}{hint}")
+    more = report.problem_count - len(report.problems)
+    if more:
+        lines.append(f"… and {more:,} more")
+    if report.bad_rows:
+        lines.append(f"All bad rows, as they came, are in the file ending in {drop.id}.rejects.csv beside this log.")
+    return lines
+
+
+def _advice(drop: Drop, history: Sequence[Entry]) -> list[str]:
+    last = next((e.event for e in reversed(history) if not isinstance(e.event, Filed)), None)
+    match last:
+        case CheckFailed():
+            return [
+                "Mend the lines named above in your own copy and upload the whole file again, under any name.",
+                "Nothing of this file was sent; the folder accepts no file with more bad rows than it allows.",
+            ]
+        case Refused():
+            return [
+                "Do not upload the same file again before somebody has found out why OptiPub refused it:",
+                "the operator looks at segment, key and columns, and then types: dropzone retry " + drop.id,
+            ]
+        case Accepted() if any(isinstance(entry.event, Lost | Resent) for entry in history):
+            return ["The file may have reached OptiPub more than once: see the attempts above."]
+        case Withheld(guard="unknown"):
+            return [
+                f"Look in OptiPub for an import of a file whose name holds {drop.id}.",
+                "It is kept here, unsent from now on, until the operator has decided.",
+            ]
+        case _:
+            return []
+
+
+def tell(event: Event) -> str:
+    """What happened, as one sentence for people, on one line. Names in it are escaped, addresses masked."""
+    text = _tell(event)
+    return text if isinstance(event, Claimed) else _harmless(text)  # a file's name is shown whole, even with an @ in it
+
+
+def _tell(event: Event) -> str:
+    match event:
+        case Claimed(folder=folder, name=name, size=size, adopted=adopted):
+            found = " (found in work/ after a crash)" if adopted else ""
+            return f"taken over from the inbox of {folder}: {printable(name)}, {size:,} bytes{found}"
+        case Postponed(due_at=due_at, why=why):
+            return f"put off until {stamp(due_at)}: {why}"
+        case CheckFailed(report=report):
+            return f"refused by the check, nothing was sent: {report.refused}"
+        case Withheld(guard=guard, why=why):
+            return f"held ({guard}): {why}"
+        case Released(by=by):
+            return f"released by {by}"
+        case Attempted(n=n, size=size, report=report):
+            return f"attempt {n}: sending {report.good_rows:,} rows, {size:,} bytes"
+        case Accepted(status=status, body=body, by=by):
+            if by:
+                return f"accepted: {by} has found it in OptiPub"
+            return f"accepted: OptiPub answered {status} {printable(body)}"
+        case Refused(blame=blame, evidence=evidence):
+            return f"refused: {blame}" + (f" [{printable(evidence)}]" if evidence else "")
+        case Deferred(due_at=due_at, cause=cause):
+            return f"not taken, next try {stamp(due_at)}: {cause}"
+        case Lost(cause=cause, sent=sent):
+            return f"outcome unknown after {sent:,} bytes: {cause}"
+        case Resent(by=by, why=why):
+            return f"to be offered again, though OptiPub may have it already ({by}): {why}"
+        case Discarded(by=by, why=why):
+            return f"given up by {by}: {why}"
+        case Filed(path=path):
+            return f"filed as {printable(path)}"
+        case Retried(by=by):
+            return f"to be tried again ({by})"
+        case _:
+            assert_never(event)
+
+
+# The local part of an address, from its second character on. What the server says may quote rows.
+_LOCAL_PART = re.compile(r"(?<=[\w.+!#$%&'*/=?^`{|}~-])[\w.+!#$%&'*/=?^`{|}~-]*@(?=[\w-]+\.)")
+
+
+def _harmless(line: str) -> str:
+    """`line` without a full address and without anything that could forge a line; its own escapes stay as they are."""
+    line = _LOCAL_PART.sub("…@", line)
+    return line if line.isprintable() else "".join(char if char.isprintable() else printable(char) for char in line)
+
+
+def as_dict(drop: Drop) -> dict[str, Any]:
+    """The JSON form of a drop, version 1: members may be added, never changed."""
+    plain = asdict(drop) | {"version": 1, "name": printable(drop.name), "state": drop.state.value}
+    plain["settings"] = json.loads(drop.settings)
+    for name in ("claimed_at", "due_at", "changed_at", "verdict_at"):
+        if plain[name] is not None:
+            plain[name] = stamp(plain[name])
+    return plain
+
+
+def event_as_dict(entry: Entry) -> dict[str, Any]:
+    """The JSON form of one line of history, version 1."""
+    plain: dict[str, Any] = {"at": stamp(entry.at), "event": type(entry.event).__name__, "text": tell(entry.event)}
+    for name, value in asdict(entry.event).items():
+        match name:
+            case "name":
+                plain[name] = printable(value)
+            case "due_at":
+                plain[name] = stamp(value)
+            case _:
+                plain[name] = value
+    return plain
+
+
+def report_as_dict(report: Report) -> dict[str, Any]:
+    """The JSON form of what a check found, version 1."""
+    return {"version": 1, **asdict(report), "repairs": dict(report.repairs)}
+
+
+def stamp(at: float) -> str:
+    """`at` as ``2026-11-22T17:03:09Z``."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def clock(at: float) -> str:
+    """`at` as ``2026-11-22 17:03:09``, for columns of times."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")

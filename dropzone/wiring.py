@@ -1,0 +1,178 @@
+"""The only place where concrete parts are chosen and joined.
+
+Imports of heavy parts stand inside the functions: asking the queue must not cost the start of an HTTP client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dropzone import config as configuration
+from dropzone.config import Config
+from dropzone.errors import ConfigError, DropzoneError, FolderError, OperatorError
+
+if TYPE_CHECKING:
+    from dropzone.daemon import Daemon
+    from dropzone.ledger import Reader
+    from dropzone.optipub import OptiPub
+    from dropzone.telemetry import Journal
+
+# Where the configuration is looked for when neither -c nor DROPZONE_CONFIG names it.
+CONFIG_PLACES = (Path("dropzone.yaml"), Path("/etc/dropzone/dropzone.yaml"))
+
+
+def find_config(named: Path | None) -> Path:
+    """The configuration file to use. Raises OperatorError where there is none."""
+    if named is None and os.environ.get("DROPZONE_CONFIG"):
+        named = Path(os.environ["DROPZONE_CONFIG"])
+    if named is not None:
+        return named
+    found = next((place for place in CONFIG_PLACES if place.is_file()), None)
+    if found is None:
+        places = " or ".join(map(str, CONFIG_PLACES))
+        hint = "Name one with -c FILE; 'dropzone config example' prints one to begin with"
+        raise OperatorError(f"there is no configuration at {places}", hint)
+    return found
+
+
+def open_ledger(config: Config) -> Reader:
+    """The ledger, for reading only. Raises LedgerError where there is none yet."""
+    from dropzone.ledger.sqlite import SQLiteReader
+
+    return SQLiteReader(config.state_dir)
+
+
+def lay_out(config: Config, *, inboxes: bool = True) -> list[Path]:
+    """Make the directories that the configuration asks for; returns those that were missing."""
+    from dropzone.folders import Folders
+
+    made: list[Path] = []
+    for path, mode in ((config.state_dir, 0o700), (config.root, 0o755)):
+        if not path.is_dir():
+            _make(path, mode)
+            made.append(path)
+    return made + Folders().lay_out(config, inboxes=inboxes)
+
+
+def _make(path: Path, mode: int) -> None:
+    try:
+        path.mkdir(parents=True)
+        path.chmod(mode)
+    except OSError as error:
+        raise FolderError("make", str(path), error, "Run 'dropzone init' as a user who may") from error
+
+
+class _Accounts:
+    """One HTTP client per account, made when it is first needed. Thread-safe."""
+
+    def __init__(self, config: Config, now: Callable[[], float]) -> None:
+        self._config = config
+        self._now = now
+        self._lock = threading.Lock()
+        self._open: dict[str, OptiPub] = {}
+        self._retired: list[OptiPub] = []
+
+    def __call__(self, name: str) -> OptiPub:
+        from dropzone.optipub import OptiPub
+
+        with self._lock:
+            if name not in self._open:
+                account = self._config.accounts.get(name)
+                if account is None:
+                    raise DropzoneError(f"no account is called {name} any more", "Put it back into the configuration")
+                self._open[name] = OptiPub(account, now=self._now)
+            return self._open[name]
+
+    def replace(self, config: Config) -> None:
+        """Use the accounts of `config` from now on; uploads under way end on the old clients."""
+        with self._lock:
+            self._config = config
+            self._retired += self._open.values()
+            self._open = {}
+
+    def close(self) -> None:
+        for optipub in (*self._open.values(), *self._retired):
+            optipub.close()
+
+
+@contextlib.contextmanager
+def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
+    """A daemon on `config`, ready to `run`; holds the state lock, obeys signals, reloads `path` on SIGHUP.
+
+    Raises LockedError, LedgerError and FolderError; on leaving, everything is closed.
+    """
+    from dropzone.daemon import Daemon, notify, obey_signals, reloading, state_lock
+    from dropzone.folders import Folders
+    from dropzone.intake import Intake
+    from dropzone.ledger.sqlite import SQLiteLedger
+    from dropzone.pipeline import Pipeline
+    from dropzone.watch import Watch
+
+    if not config.root.is_dir():
+        # Perhaps a mount that is missing: making folders below it would hide that, and files with it.
+        raise FolderError("use", str(config.root), "it is not there", "Mount it, or make it with 'dropzone init'")
+    lay_out(config, inboxes=False)
+    with state_lock(config.state_dir), contextlib.ExitStack() as stack:
+        folders = Folders()
+        ledger = SQLiteLedger(config.state_dir)
+        stack.callback(ledger.close)
+        accounts = _Accounts(config, time.time)
+        stack.callback(accounts.close)
+        intake = Intake(
+            folders=folders, ledger=ledger, now=time.time, monotonic=time.monotonic, left_alone=journal.left_alone
+        )
+        pipeline = Pipeline(
+            folders=folders,
+            ledger=ledger,
+            segments=accounts,
+            now=time.time,
+            wait=lambda seconds: daemon.wait(seconds),  # noqa: PLW0108 - the daemon is made below
+            stopping=lambda: daemon.stopping,
+            sinks=[journal.event, lambda *what: daemon.note(*what)],
+            fault=journal.fault,
+        )
+        daemon = Daemon(
+            config,
+            folders=folders,
+            ledger=ledger,
+            intake=intake,
+            pipeline=pipeline,
+            voice=journal,
+            now=time.time,
+            monotonic=time.monotonic,
+        )
+        watch = Watch(daemon.hear)
+        stack.callback(watch.stop)
+
+        def look_out(config: Config) -> None:
+            for fault in watch.start(config.root / "inbox", [folder.path for folder in config.folders.values()]):
+                journal.warn("events are missing, files are found by the scan", why=fault)
+
+        def reload() -> None:
+            reloading()
+            try:
+                new = configuration.load(path)
+                lay_out(new, inboxes=False)
+            except (ConfigError, FolderError) as error:
+                problems = [problem.at(str(path)) for problem in getattr(error, "problems", ())]
+                journal.warn("the old configuration stays", why=str(error), problems=problems)
+            else:
+                accounts.replace(new)
+                daemon.configure(new)
+                look_out(new)
+                journal.say("the configuration was read again", file=str(path))
+            notify(READY="1")
+
+        obey_signals(daemon, reload, journal)
+        # Watching begins before the first scan: what comes in between is then seen twice instead of never.
+        look_out(config)
+        daemon.start()
+        notify(READY="1", STATUS=f"Watching {len(config.folders)} folders")
+        yield daemon
+        notify(STOPPING="1")

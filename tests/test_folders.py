@@ -1,0 +1,314 @@
+"""The layout on disk: claim, adopt, prepare, file, bring back; on real folders, with what partners may do to them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scene import Scene, make_scene
+
+from dropzone.config import Folder
+from dropzone.drop import Drop, State, make_id
+from dropzone.errors import FolderError
+from dropzone.folders import Claim, Folders
+from dropzone.readiness import Look
+
+AT = 1_795_400_000.0  # 2026-11-23T05:33:20Z
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return make_scene(tmp_path, "http://127.0.0.1:1")
+
+
+@pytest.fixture
+def folder(scene: Scene) -> Folder:
+    return scene.config.folders["acme"]
+
+
+@pytest.fixture
+def folders() -> Folders:
+    return Folders()
+
+
+def claim(folders: Folders, folder: Folder, name: bytes, look: Look | None = None) -> Claim | None:
+    look = look or folders.look(folder, name)
+    assert look is not None
+    claims, faults = folders.claim(folder, [(make_id(AT), name, look)])
+    assert not faults
+    return claims[0] if claims else None
+
+
+def look_of(folders: Folders, folder: Folder, name: bytes) -> Look:
+    look = folders.look(folder, name)
+    assert look is not None
+    return look
+
+
+def drop_of(made: Claim, *, state: State = State.ACCEPTED) -> Drop:
+    return Drop(
+        id=made.id,
+        folder=made.folder,
+        name=made.name,
+        account="main",
+        segment_id=7,
+        lane="main/7",
+        base=str(made.base),
+        settings="{}",
+        size=made.size,
+        claimed_at=AT,
+        state=state,
+        due_at=AT,
+        changed_at=AT,
+        verdict_at=AT,
+    )
+
+
+def taken(scene: Scene, folders: Folders, folder: Folder, name: bytes = b"a.csv", content: bytes = b"email\n") -> Drop:
+    scene.put(name, content)
+    made = claim(folders, folder, name)
+    assert made is not None
+    return drop_of(made)
+
+
+def test_init_makes_the_folders_with_their_modes(scene: Scene) -> None:
+    """Inboxes are setgid and group-writable, work/ is ours alone, and everything is there only once."""
+    root = scene.config.root
+    assert stat.S_IMODE((root / "inbox/acme").stat().st_mode) == 0o2770
+    assert stat.S_IMODE((root / "work").stat().st_mode) == 0o700
+    assert (root / "done/acme").is_dir()
+    assert (root / "failed/acme").is_dir()
+    assert Folders().lay_out(scene.config, inboxes=True) == []
+
+
+def test_a_claim_is_one_rename_into_work(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """The very same file lies in work/ID afterwards, and its origin is written beside it."""
+    inode = scene.put("a.csv", b"email\n").stat().st_ino
+    made = claim(folders, folder, b"a.csv")
+    assert made is not None
+    place = scene.config.root / "work" / made.id
+    assert (place / "original").stat().st_ino == inode
+    assert (place / "origin").readlink() == Path("acme/a.csv")
+    assert list(scene.inbox.iterdir()) == []
+
+
+def test_a_claim_of_what_has_changed_or_gone_takes_nothing(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """A look that is no longer true costs nothing, and leaves nothing in work/."""
+    path = scene.put("a.csv", b"email\n")
+    look = folders.look(folder, b"a.csv")
+    path.write_bytes(b"email\nmore@example.com\n")
+    assert claim(folders, folder, b"a.csv", look) is None
+    assert path.exists()
+    look = folders.look(folder, b"a.csv")
+    path.unlink()
+    assert claim(folders, folder, b"a.csv", look) is None
+    assert list((scene.config.root / "work").iterdir()) == []
+
+
+def test_a_claim_is_refused_while_somebody_writes(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """The lease is asked again at the claim: a writer that came after the look keeps the file where it is."""
+    path = scene.put("a.csv", b"email\n")
+    look = folders.look(folder, b"a.csv")
+    with path.open("ab"):
+        assert claim(folders, folder, b"a.csv", look) is None
+    assert claim(folders, folder, b"a.csv", look) is not None
+
+
+def test_a_file_swapped_for_a_link_between_look_and_claim_is_left_alone(
+    scene: Scene, folders: Folders, folder: Folder, tmp_path: Path
+) -> None:
+    """A partner who exchanges the file for a link to a secret gets nothing read and nothing moved."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    path = scene.put("a.csv", b"email\n")
+    look = folders.look(folder, b"a.csv")
+    path.unlink()
+    path.symlink_to(secret)
+    assert claim(folders, folder, b"a.csv", look) is None
+    assert path.is_symlink()
+    assert secret.read_text() == "secret"
+
+
+def test_a_file_swapped_during_the_rename_goes_back(scene: Scene, folder: Folder) -> None:
+    """What was renamed is compared with what was opened; another file goes back to its name."""
+    path = scene.put("a.csv", b"email\n")
+
+    def swap(step: str) -> None:
+        if step == "claim: rename":
+            path.unlink()
+            path.write_bytes(b"another\n")
+
+    folders = Folders(step=swap)
+    assert claim(folders, folder, b"a.csv") is None
+    assert path.read_bytes() == b"another\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"a b.csv",
+        b"-rf.csv",
+        b"new\nline.csv",
+        b"esc\x1b[31m.csv",
+        b"caf\xe9.csv",
+        "größe.csv".encode(),
+        b"\xe2\x80\xaedlrow.csv",
+        b"x" * 251 + b".csv",
+        b"$(reboot).csv",
+        b"%s%n.csv",
+        b"a.CSV",
+        b"a.csv.gz",
+    ],
+)
+def test_hostile_names_go_through_the_whole_life(scene: Scene, folders: Folders, folder: Folder, name: bytes) -> None:
+    """Any name can be claimed, adopted and filed; the filed name is harmless, short and carries the ID."""
+    drop = taken(scene, folders, folder, name)
+    (orphan,) = folders.orphans(folder.base, lambda _: False)
+    assert orphan.name == name
+    path = folders.file(drop, "done", "the log\n")
+    filed = Path(drop.base) / path
+    assert filed.read_bytes() == b"email\n"
+    assert drop.id in filed.name
+    assert filed.name.isprintable()
+    assert len(os.fsencode(filed.name)) < 200
+    assert filed.name.endswith((".csv", ".csv.gz"))
+
+
+def test_what_is_no_plain_file_is_not_opened(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """Pipes, sockets, links and folders show what they are in the look; opening them neither hangs nor follows."""
+    os.mkfifo(scene.inbox / "pipe.csv")
+    (scene.inbox / "dir.csv").mkdir()
+    (scene.inbox / "link.csv").symlink_to("/etc/passwd")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fsencode(scene.inbox / "sock.csv"))
+        kinds = {name: folders.look(folder, name) for name in folders.names(folder)}
+    assert len(kinds) == 4
+    assert not any(look is None or stat.S_ISREG(look.mode) for look in kinds.values())
+    with pytest.raises(FolderError, match=r"link\.csv"):
+        folders.probe(folder, b"link.csv", look_of(folders, folder, b"link.csv"))
+
+
+def test_an_inbox_replaced_by_a_link_is_an_error_not_a_way_out(
+    scene: Scene, folders: Folders, folder: Folder, tmp_path: Path
+) -> None:
+    """Every component is opened without following links."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "secret.csv").write_text("x")
+    scene.inbox.rmdir()
+    scene.inbox.symlink_to(elsewhere)
+    with pytest.raises(FolderError, match="acme"):
+        folders.names(folder)
+
+
+def test_orphans_are_found_and_empty_remains_removed(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """What a crash between rename and row leaves is found; what a crash before the rename leaves goes away."""
+    drop = taken(scene, folders, folder)
+    (scene.config.root / "work" / make_id(AT + 1)).mkdir()
+    (scene.config.root / "work" / "not-ours").mkdir()
+    (orphan,) = folders.orphans(folder.base, lambda _: False)
+    assert (orphan.id, orphan.folder, orphan.name, orphan.size) == (drop.id, "acme", b"a.csv", 6)
+    assert sorted(path.name for path in (scene.config.root / "work").iterdir()) == [drop.id, "not-ours"]
+    assert folders.orphans(folder.base, lambda id: id == drop.id) == []
+
+
+def test_the_bench_writes_digests_and_notices_a_writer(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """The prepared copy is digested as it is written; a client that still writes to the original is noticed."""
+    drop = taken(scene, folders, folder)
+    with folders.bench(drop) as bench:
+        assert bench.source.read() == b"email\n"
+        bench.prepared.write(b"email\na@b.co\n")
+        assert bench.disturbed() == ""
+        with (Path(drop.base) / "work" / drop.id / "original").open("ab") as late:
+            assert "still has the file open" in bench.disturbed()
+            late.write(b"more\n")
+        assert "changed" in bench.disturbed()
+    with folders.prepared(drop) as (payload, size):
+        assert (payload.read(), size) == (b"email\na@b.co\n", 13)
+    assert bench.prepared.digest == hashlib.sha256(b"email\na@b.co\n").hexdigest()
+
+
+def test_filing_puts_log_and_rejects_beside_the_file(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """done/FOLDER/DATE/STEM.ID.csv with .log and .rejects.csv, and nothing stays in work/."""
+    drop = taken(scene, folders, folder, b"Sign ups (1).csv")
+    with folders.bench(drop) as bench:
+        bench.rejects.write(b"line,reason,email\n")
+    path = folders.file(drop, "failed", "what happened\n")
+    assert path == f"failed/acme/2026-11-23/Sign_ups__1_.{drop.id}.csv"
+    there = sorted(each.name for each in (Path(drop.base) / path).parent.iterdir())
+    stem = f"Sign_ups__1_.{drop.id}"
+    assert there == [f"{stem}.csv", f"{stem}.log", f"{stem}.rejects.csv"]
+    assert ((Path(drop.base) / path).with_suffix(".log")).read_text() == "what happened\n"
+    assert [each.name for each in (scene.config.root / "work").iterdir()] == []
+    assert folders.where_is(drop) == Path(drop.base) / path
+
+
+def test_filing_again_finds_everything_in_place(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """After a crash before the row, filing runs again: same path, same log."""
+    drop = taken(scene, folders, folder)
+    path = folders.file(drop, "done", "first\n")
+    assert folders.file(drop, "done", "second\n") == path
+    assert (Path(drop.base) / path).with_suffix(".log").read_text() == "first\n"
+
+
+def test_filing_never_replaces_and_a_lost_file_is_an_error(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """A name that is taken is an error, not a victim; so is a file that is nowhere."""
+    drop = taken(scene, folders, folder)
+    target = scene.config.root / "done/acme/2026-11-23"
+    target.mkdir()
+    (target / f"a.{drop.id}.csv").write_text("somebody else's")
+    with pytest.raises(FolderError, match="exists"):
+        folders.file(drop, "done", "log\n")
+    assert (target / f"a.{drop.id}.csv").read_text() == "somebody else's"
+    with pytest.raises(FolderError, match="No such file"):
+        folders.file(replace(drop, id=make_id(AT + 5)), "done", "log\n")
+
+
+def test_bringing_back_a_failed_file(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """The file returns to work/ID, its old log goes, and doing it twice is harmless."""
+    drop = taken(scene, folders, folder)
+    filed = replace(drop, path=folders.file(drop, "failed", "log\n"))
+    folders.bring_back(filed)
+    folders.bring_back(filed)
+    assert list((scene.config.root / "failed/acme/2026-11-23").iterdir()) == []
+    assert (scene.config.root / "work" / drop.id / "original").read_bytes() == b"email\n"
+    assert folders.where_is(filed) == scene.config.root / "work" / drop.id / "original"
+
+
+def test_unfinished_checks_are_counted(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """Each start that was never ended counts; an end clears them."""
+    drop = taken(scene, folders, folder)
+    assert [folders.begin_check(drop) for _ in range(3)] == [0, 1, 2]
+    folders.end_check(drop)
+    assert folders.begin_check(drop) == 0
+
+
+def test_the_mark_of_a_ledger(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """work/ remembers which ledger knows it."""
+    assert folders.read_mark(folder.base) == ""
+    folders.write_mark(folder.base, "one")
+    folders.write_mark(folder.base, "two")
+    assert folders.read_mark(folder.base) == "two"
+
+
+def test_faults_of_a_folder_are_named_with_their_mend(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """A missing inbox is told with what to do; a folder that is right has no fault."""
+    assert folders.find_fault(folder) is None
+    scene.inbox.rmdir()
+    fault = folders.find_fault(folder)
+    assert fault is not None
+    assert "dropzone init" in fault.hint
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system at /dev/shm")  # noqa: S108
+def test_an_inbox_on_another_mount_is_refused_with_the_mend(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """A rename cannot cross mounts; the answer is a spool of its own."""
+    away = folder.model_copy(update={"path": Path("/dev/shm")})  # noqa: S108
+    fault = folders.find_fault(away)
+    assert fault is not None
+    assert "spool:" in fault.hint

@@ -1,0 +1,1226 @@
+"""OptiPub over real sockets: the bytes that are sent, every row of the table of answers, and every way to break."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import queue
+import random
+import re
+import resource
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dropzone import __version__
+from dropzone.config import Account, Folder, load
+from dropzone.drop import Accepted, Deferred, Drop, Lost, Refused, State
+from dropzone.errors import DropzoneError, FolderError
+from dropzone.optipub import OptiPub, Upload
+from dropzone.optipub.answers import PROBE_S, Answer, Break, Offer, read_answer
+
+KEY = 'sk/Live+<K>&"42'  # each way of writing it down differs from the others
+ID = "2N23520SJ9AH"
+NOW = 1_795_400_000.0
+WAIT_S = (2.5, 5.0)  # the ordinary delay with `retry: {initial: 5s, max: 5s}`
+CSV = b"email\njane@example.com\n"
+LARGE = 40 << 20  # more than the buffers of both ends of a connection hold
+CREATED = b'{"error": false, "data": [], "message": "Import created."}'
+
+Outcome = Accepted | Refused | Deferred | Lost
+DROP = Drop(
+    id=ID, folder="acme", name=b"a.csv", account="main", segment_id=7, lane="main/7", base="/srv", settings="{}",
+    size=10, claimed_at=NOW, state=State.QUEUED, due_at=NOW, changed_at=NOW,
+)  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------- a server by script
+
+
+@dataclass(slots=True)
+class Peer:
+    """The server's end of one connection."""
+
+    socket: socket.socket
+    server: Server
+    rest: bytes = b""
+
+    def head(self) -> bytes:
+        """The head of the next request, empty when there is none."""
+        while b"\r\n\r\n" not in self.rest:
+            if not (more := self.socket.recv(65536)):
+                return b""
+            self.rest += more
+        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        self.server.heads.append(head)
+        return head
+
+    def body(self, head: bytes) -> bytes:
+        """The whole body that `head` announces."""
+        found = re.search(rb"(?i)content-length: (\d+)", head)
+        assert found
+        body = bytearray(self.rest)
+        try:
+            while len(body) < int(found[1]) and (more := self.socket.recv(1 << 20)):
+                body += more
+        finally:
+            self.rest = b""
+            self.server.bodies.append(bytes(body))
+        return bytes(body)
+
+    def request(self) -> bool:
+        """Read one request whole; False when there is none."""
+        if head := self.head():
+            self.body(head)
+        return bool(head)
+
+    def say(self, answer: bytes) -> None:
+        self.socket.sendall(answer)
+
+    def hold(self) -> None:
+        """Stay silent until the test is over."""
+        self.server.over.wait()
+
+    def reset(self) -> None:
+        """Break the connection off: what is under way is lost."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+Script = Callable[[Peer], None]
+
+
+@dataclass(slots=True)
+class Server:
+    """Listens on loopback and runs `script` for each connection, in a thread of its own."""
+
+    script: Script
+    tls: ssl.SSLContext | None = None
+    heads: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    connections: int = 0
+    ended: queue.Queue[Peer] = field(default_factory=queue.Queue)
+    port: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+    _listener: socket.socket = field(init=False)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _peers: list[Peer] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for peer in list(self._peers):  # those that wait for another request on a connection that is kept
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(peer.socket, socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            # Or Nagle holds a short answer back behind TLS's session tickets, and an early close throws it away.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.connections += 1
+            self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        # The client goes away in many tests, in the middle of a handshake too.
+        with contextlib.suppress(OSError), connection:
+            if not self.tls:
+                self._run(connection)
+                return
+            with self.tls.wrap_socket(connection, server_side=True) as secured:
+                self._run(secured)
+
+    def _run(self, connection: socket.socket) -> None:
+        peer = Peer(connection, self)
+        self._peers.append(peer)
+        try:
+            self.script(peer)
+        finally:
+            self.ended.put(peer)
+
+
+def answer(status: int, body: bytes = b"", *headers: str) -> bytes:
+    """One answer with a length."""
+    lines = [f"HTTP/1.1 {status} Whatever", *headers, f"Content-Length: {len(body)}"]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def answering(text: bytes) -> Script:
+    """Read each request whole and answer it."""
+
+    def script(peer: Peer) -> None:
+        while peer.request():
+            peer.say(text)
+
+    return script
+
+
+def reading_it_all(then: Script) -> Script:
+    """Read one request whole, do `then`, close."""
+
+    def script(peer: Peer) -> None:
+        if peer.request():
+            then(peer)
+
+    return script
+
+
+def reading_the_head(then: Script) -> Script:
+    """Read the head of a request, do `then`, close."""
+
+    def script(peer: Peer) -> None:
+        if peer.head():
+            then(peer)
+
+    return script
+
+
+def saying(text: bytes) -> Script:
+    """Read one request whole, say `text` as it is, close."""
+    return reading_it_all(lambda peer: peer.say(text))
+
+
+# ------------------------------------------------------------------------------------------------- the client
+
+
+class Client:
+    """Makes real `Account` and `Folder` values, and sends."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self._at = tmp_path
+        self._open: list[OptiPub] = []
+        (tmp_path / "key").write_text(KEY)
+        (tmp_path / "key").chmod(0o600)
+
+    def settings(self, url: str, *, account: str = "", folder: str = "mode: lead") -> tuple[Account, Folder]:
+        """What `load` makes of a configuration with these lines in it."""
+        file = self._at / "dropzone.yaml"
+        file.write_text(f"""
+root: {self._at}/root
+state_dir: {self._at}/state
+accounts:
+  main:
+    base_url: {url}
+    api_key: {{file: {self._at}/key}}
+    timeouts: {{connect: 1s, write: 300ms, read: 300ms}}
+    {account}
+folders:
+  acme: {{segment_id: 100789, retry: {{initial: 5s, max: 5s}}, {folder}}}
+""")
+        config = load(file)
+        return config.accounts["main"], config.folders["acme"]
+
+    def optipub(self, account: Account) -> OptiPub:
+        self._open.append(OptiPub(account, now=lambda: NOW))
+        return self._open[-1]
+
+    def build(self, url: str, payload: BinaryIO, size: int, *, account: str = "", folder: str = "mode: lead") -> Upload:
+        whom, what = self.settings(url, account=account, folder=folder)
+        return self.optipub(whom).build(DROP, what, payload, size)
+
+    def send(self, url: str, content: bytes = CSV, *, account: str = "", folder: str = "mode: lead") -> Outcome:
+        return self.build(url, io.BytesIO(content), len(content), account=account, folder=folder).send()
+
+    def close(self) -> None:
+        for each in self._open:
+            each.close()
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    made = Client(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def tls_for(authority: trustme.CA, name: str = "127.0.0.1", **dates: Any) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name, **dates).configure_cert(context)
+    return context
+
+
+def trusting(authority: trustme.CA, at: Path) -> str:
+    """The line of an account that trusts `authority`."""
+    authority.cert_pem.write_to_path(str(at / "ca.pem"))
+    return f"ca_file: {at}/ca.pem"
+
+
+def ordinary(event: Outcome) -> bool:
+    """Whether it is tried again after the delay of `retry:`."""
+    return isinstance(event, Deferred) and WAIT_S[0] <= event.due_at - NOW <= WAIT_S[1]
+
+
+# ------------------------------------------------------------------------------------------- what is sent
+
+
+def part(name: str, value: str) -> str:
+    return f'\r\n--BOUNDARY\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}'
+
+
+FORMS = {
+    "mode: subscribe, clear: true, source_campaign: 90, source_partner: 9": [
+        ("clear", "1"), ("activeStatus", "1"), ("sourceCampaign", "90"), ("sourcePartner", "9"),
+    ],
+    "mode: unsubscribe": [("clear", "0"), ("activeStatus", "0")],
+    "mode: lead, clear: true": [("clear", "1"), ("activeStatus", "null")],
+    "mode: suppress, hash: sha256": [("clear", "0")],
+    "mode: unsubscribe, extra_fields: {subscriptionAction: update_only, 'tagsToAdd[]': 7}": [
+        ("clear", "0"), ("activeStatus", "0"), ("subscriptionAction", "update_only"), ("tagsToAdd[]", "7"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", FORMS)
+def test_the_form_has_exactly_the_documented_parts(folder: str, client: Client) -> None:
+    """Each mode sends its parts and no others, in the documented order, byte for byte."""
+    with Server(answering(answer(201, CREATED))) as server:
+        assert client.send(server.url, folder=folder) == Accepted(status=201, body="Import created.")
+    found = re.search(rb"Content-Type: multipart/form-data; boundary=(dropzone-[0-9a-f]{32})\r\n", server.heads[0])
+    assert found
+    expected = f'--BOUNDARY\r\nContent-Disposition: form-data; name="file"; filename="acme.{ID}.csv"\r\n'
+    expected += "Content-Type: text/csv\r\n\r\n" + CSV.decode()
+    expected += "".join(part(*each) for each in FORMS[folder]) + "\r\n--BOUNDARY--\r\n"
+    assert server.bodies == [expected.encode().replace(b"BOUNDARY", found[1])]
+
+
+def test_names_and_values_are_escaped_as_by_a_browser(client: Client) -> None:
+    """Quotes and line ends in a name are percent-escaped; in a value, line ends become CRLF and the rest stays."""
+    with Server(answering(answer(201, CREATED))) as server:
+        account, folder = client.settings(server.url)
+        folder = folder.model_copy(update={"extra_fields": {'a"b\nc\r\nd': 'é "x"\ny\rz\r\n'}})
+        client.optipub(account).build(DROP, folder, io.BytesIO(CSV), len(CSV)).send()
+    assert 'name="a%22b%0D%0Ac%0D%0Ad"\r\n\r\né "x"\r\ny\r\nz\r\n\r\n--'.encode() in server.bodies[0]
+
+
+def test_the_head_names_endpoint_key_and_length(client: Client) -> None:
+    """One POST to the endpoint below the base address, with the key, a known length and no wish for compression."""
+    with Server(answering(answer(201, CREATED))) as server:
+        client.send(f"{server.url}/sub")
+    request, *headers = server.heads[0].decode().split("\r\n")
+    assert request == "POST /sub/api/3.2/messages/segments/100789/import HTTP/1.1"
+    sent = dict(line.split(": ", 1) for line in headers)
+    assert sent.pop("Content-Type").startswith("multipart/form-data; boundary=")
+    assert sent == {
+        "Host": f"127.0.0.1:{server.port}",
+        "Authorization": f"Bearer {KEY}",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "User-Agent": f"dropzone/{__version__}",
+        "Content-Length": str(len(server.bodies[0])),
+    }
+
+
+@pytest.mark.parametrize("secured", [False, True])
+@pytest.mark.parametrize("buffering", [-1, 0])
+def test_a_large_file_goes_out_in_pieces_and_tells_its_progress(
+    secured: bool, buffering: int, client: Client, tmp_path: Path, authority: trustme.CA
+) -> None:
+    """Every byte arrives in order, from buffered and unbuffered files alike; progress grows piece by piece."""
+    content = random.Random(1).randbytes((9 << 20) + 17)
+    (tmp_path / "large.csv").write_bytes(content)
+    told: list[int] = []
+    tls, account = (tls_for(authority), trusting(authority, tmp_path)) if secured else (None, "")
+    with (
+        Server(answering(answer(201, CREATED)), tls) as server,
+        (tmp_path / "large.csv").open("rb", buffering=buffering) as payload,
+    ):
+        upload = client.build(server.url, payload, len(content), account=account)
+        assert isinstance(upload.send(progress=told.append), Accepted)
+    assert content in server.bodies[0]
+    assert (
+        told == [*range(1 << 20, len(content), 1 << 20), len(content)] if secured else [4 << 20, 8 << 20, len(content)]
+    )
+
+
+def test_an_unbuffered_pipe_gives_less_than_was_asked_for(client: Client) -> None:
+    """A payload whose reads come back short is still read to its announced size."""
+
+    class Dribble(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(min(size or 0, 5))
+
+    with Server(answering(answer(201, CREATED))) as server:
+        assert isinstance(client.build(server.url, Dribble(CSV), len(CSV)).send(), Accepted)
+    assert CSV in server.bodies[0]
+
+
+def test_an_empty_file_is_sent_as_one(client: Client) -> None:
+    """A payload without a byte makes a complete form."""
+    with Server(answering(answer(201, CREATED))) as server:
+        assert isinstance(client.send(server.url, b""), Accepted)
+    assert b"text/csv\r\n\r\n\r\n--" in server.bodies[0]
+
+
+# ------------------------------------------------------------------------------------------------ the table
+
+DATE = format_datetime(datetime.fromtimestamp(NOW + 120, UTC), usegmt=True)
+ZONELESS = DATE.replace("GMT", "-0000")
+PAST = format_datetime(datetime.fromtimestamp(NOW - 120, UTC), usegmt=True)
+FAR = format_datetime(datetime.fromtimestamp(NOW + 90_000, UTC), usegmt=True)
+HERE = "Location: /segments/100789/import"
+
+# answer, type of the event, words of its sentence, and for Deferred: seconds until due (None: as in `retry:`), scope
+Row = tuple[bytes, type[Outcome], str, float | None, str]
+ROWS: dict[str, Row] = {
+    "201": (answer(201, CREATED), Accepted, "Import created.", None, ""),
+    "201 error": (answer(201, b'{"error": true, "message": "No."}'), Refused, "answered 201 with an error", None, ""),
+    "201 empty": (answer(201), Lost, "not in the way that it announces an import", None, ""),
+    "201 page": (answer(201, b"<html>Welcome</html>"), Lost, "It said: Welcome", None, ""),
+    "201 list": (answer(201, b"[false]"), Lost, "not in the way", None, ""),
+    "201 zero": (answer(201, b'{"error": 0}'), Lost, "not in the way", None, ""),
+    "201 nested": (answer(201, b"[" * 60_000), Lost, "not in the way", None, ""),
+    "200": (answer(200, CREATED), Lost, "which is not its 'Import created' (201)", None, ""),
+    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", Lost, "OptiPub answered 204", None, ""),
+    "302": (answer(302, b"", HERE), Refused, "answered 302 to /segments/100789/import: it refused", None, ""),
+    "302 bare": (answer(302), Refused, "Its answers give no reason", None, ""),
+    "302 odd": (answer(302, b"", "Location: http://[x/\x7f?token=1"), Refused, "it refused the import", None, ""),
+    "302 login": (answer(302, b"", "Location: /login?next=%2F"), Deferred, "to /login, its", PROBE_S, "account"),
+    "302 other": (answer(302, b"", "Location: https://sso.example.com/"), Deferred, "login page", PROBE_S, "account"),
+    "301": (answer(301, b"", "Location: https://new.example.com/"), Deferred, "base_url", PROBE_S, "account"),
+    "303": (answer(303, b"", HERE), Deferred, "base_url of account main is not", PROBE_S, "account"),
+    "307": (answer(307, b"", HERE), Deferred, "base_url of account main is not", PROBE_S, "account"),
+    "308": (answer(308, b"", HERE), Deferred, "base_url of account main is not", PROBE_S, "account"),
+    "401": (answer(401, b'{"message": "Unauthenticated."}'), Deferred, "points. It said: Unauth", PROBE_S, "account"),
+    "403": (answer(403), Deferred, "Give its user the right", PROBE_S, "account"),
+    "407": (answer(407), Deferred, "a proxy wants a name", PROBE_S, "account"),
+    "400": (answer(400), Refused, "answered 400: it refused the import into segment 100789", None, ""),
+    "404": (answer(404), Refused, "There is no such segment", None, ""),
+    "405": (answer(405), Refused, "hardly OptiPub's address", None, ""),
+    "409": (answer(409), Refused, "it refused", None, ""),
+    "410": (answer(410), Refused, "The segment is gone", None, ""),
+    "413": (answer(413), Refused, "too large", None, ""),
+    "415": (answer(415), Refused, "it refused", None, ""),
+    "418": (answer(418), Refused, "it refused", None, ""),
+    "422": (answer(422), Refused, "it refused", None, ""),
+    "408": (answer(408), Deferred, "waited for the file", None, "drop"),
+    "425": (answer(425), Deferred, "waited for the file", None, "drop"),
+    "429": (answer(429), Deferred, "answered 429: it is busy", None, "account"),
+    "429 seconds": (answer(429, b"", "Retry-After: 120"), Deferred, "(Retry-After: 120)", 120.0, "account"),
+    "503": (answer(503, b"<h1>Back soon</h1>"), Deferred, "It said: Back soon", None, "account"),
+    "503 date": (answer(503, b"", f"Retry-After: {DATE}"), Deferred, "busy", 120.0, "account"),
+    "503 no zone": (answer(503, b"", f"Retry-After: {ZONELESS}"), Deferred, "busy", 120.0, "account"),
+    "503 past": (answer(503, b"", f"Retry-After: {PAST}"), Deferred, "busy", 1.0, "account"),
+    "503 far": (answer(503, b"", f"Retry-After: {FAR}"), Deferred, "busy", 3600.0, "account"),
+    "503 zero": (answer(503, b"", "Retry-After: 0"), Deferred, "busy", 1.0, "account"),
+    "503 ages": (answer(503, b"", "Retry-After: " + "9" * 5000), Deferred, "busy", 3600.0, "account"),
+    "503 minus": (answer(503, b"", "Retry-After: -5"), Deferred, "busy", None, "account"),
+    "503 nonsense": (answer(503, b"", "Retry-After: soon"), Deferred, "busy", None, "account"),
+    "503 no digit": (answer(503, b"", "Retry-After: \xb2"), Deferred, "busy", None, "account"),
+    "500": (answer(500), Lost, "answered 500, which tells of a fault", None, ""),
+    "502": (answer(502), Lost, f"Look in OptiPub for an import of acme.{ID}.csv", None, ""),
+    "504": (answer(504), Lost, "it may have taken the file", None, ""),
+    "501": (answer(501), Lost, "which tells of a fault", None, ""),
+    "300": (answer(300), Lost, "which tells of a fault", None, ""),
+    "999": (answer(999), Lost, "which tells of a fault", None, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_answer_has_its_event(name: str, client: Client) -> None:
+    """Each row of the table, over a real socket: event, status, due time, scope, and what the sentence says."""
+    text, kind, words, due_s, scope = ROWS[name]
+    with Server(saying(text)) as server:
+        event = client.send(server.url)
+    assert type(event) is kind
+    assert event.status == int(name.split(maxsplit=1)[0])
+    match event:
+        case Accepted(body=sentence) | Refused(blame=sentence) | Lost(cause=sentence) | Deferred(cause=sentence):
+            assert words in sentence
+            assert sentence.isprintable()
+    if isinstance(event, Lost):
+        assert event.sent == len(CSV)
+    if isinstance(event, Deferred):
+        assert event.scope == scope
+        assert ordinary(event) if due_s is None else event.due_at == NOW + due_s
+
+
+@pytest.mark.parametrize(
+    ("broken", "status"),
+    [
+        (b"HTTP/1.1 201 Created\r\nContent-Length: 900\r\n\r\n" + CREATED, 201),
+        (b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n" + CREATED, 201),
+        (b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + CREATED, 201),
+        (answer(201, CREATED + b" " * (64 << 10)), 201),
+        (b"HTTP/1.1 201 Created\r\n\r\n" + CREATED[:-1], 201),
+    ],
+    ids=["short", "cut chunk", "no chunk", "too long", "no length"],
+)
+def test_a_201_that_cannot_be_read_whole_is_lost(broken: bytes, status: int, client: Client) -> None:
+    """An answer that breaks off, or runs on past what is read of it, accepts nothing."""
+    with Server(saying(broken)) as server:
+        event = client.send(server.url)
+    assert isinstance(event, Lost)
+    assert (event.status, event.sent) == (status, len(CSV))
+
+
+def test_a_status_counts_though_its_body_breaks_off(client: Client) -> None:
+    """A refusal is one even when its page is cut: the status was heard."""
+    with Server(saying(b"HTTP/1.1 422 No\r\nContent-Length: 900\r\n\r\nNo such campaign")) as server:
+        event = client.send(server.url)
+    assert isinstance(event, Refused)
+    assert event.evidence == "No such campaign"
+
+
+def test_an_answer_of_http_1_0_without_a_length_is_read_to_its_end(client: Client) -> None:
+    """Where the end of the connection ends the answer, a whole JSON object is a whole answer."""
+    with Server(saying(b"HTTP/1.0 201 Created\r\n\r\n" + CREATED)) as server:
+        assert client.send(server.url) == Accepted(status=201, body="Import created.")
+
+
+def offer(**changed: Any) -> Offer:
+    plain: dict[str, Any] = {
+        "account": "main",
+        "base_url": "https://publisher.example.com",
+        "segment_id": 100789,
+        "filename": f"acme.{ID}.csv",
+        "size": 100,
+        "sent": 100,
+        "whole": True,
+        "at": NOW,
+        "wait_s": 5.0,
+    }
+    return Offer(**plain | changed)
+
+
+@pytest.mark.parametrize(
+    ("location", "dead_key"),
+    [
+        ("/login", True),
+        ("/Account/Sign-In", True),
+        ("/user_login.php", True),
+        ("/auth", True),
+        ("/#/login", True),
+        ("https://login.example.com/?x", True),
+        ("https://publisher.example.com/oauth/authorize", True),
+        ("/authors/7", False),
+        ("/segments/100789/import?from=login", False),
+        ("https://publisher.example.com/segments/1", False),
+        ("http://[", False),
+        ("", False),
+    ],
+)
+def test_a_login_page_is_told_from_a_form(location: str, dead_key: bool) -> None:
+    """Only path segments and foreign hosts that name a login make a 302 a matter of the key."""
+    event = read_answer(Answer(status=302, location=location), offer())
+    assert isinstance(event, Deferred if dead_key else Refused)
+
+
+def test_our_own_host_is_no_login_page() -> None:
+    """An installation on a host that is called auth refuses like any other."""
+    event = read_answer(
+        Answer(status=302, location="https://auth.example.com/x"), offer(base_url="https://auth.example.com")
+    )
+    assert isinstance(event, Refused)
+
+
+@pytest.mark.parametrize(
+    ("body", "evidence"),
+    [
+        (
+            b'{"message": "The given data was invalid.", "errors": {"file": ["Too big.", "No CSV."], "clear": "Bad."}}',
+            "The given data was invalid. file: Too big. No CSV. clear: Bad.",
+        ),
+        (b'{"message": 7, "errors": {"file": [{"a": 1}]}}', "file:"),
+        (b'{"reason": "none"}', '{"reason": "none"}'),
+        (b"\xff\xfe no text", "�� no text"),
+        (b"one\r\n  two\x1b[31m", r"one two\x1b[31m"),
+        (b"<title>419</title><style>p{}</style><!-- x --><p>Page&nbsp;Expired<script>alert(1)", "419 Page Expired"),
+        (b"x" * 400, "x" * 299 + "…"),
+        (b"", ""),
+    ],
+)
+def test_the_evidence_is_what_a_person_can_read(body: bytes, evidence: str) -> None:
+    """Laravel's reasons, the words of a page or the plain text: one printable line of limited length."""
+    event = read_answer(Answer(status=422, body=body), offer())
+    assert isinstance(event, Refused)
+    assert event.evidence == evidence
+
+
+@given(
+    status=st.integers(100, 999),
+    location=st.text(max_size=30),
+    retry_after=st.text(max_size=40) | st.sampled_from([" ", ",", "1 Jan 0001 00:00 +2359", "Mon, 1 Jan 99999 0:0:0"]),
+    body=st.binary(max_size=60) | st.text("<>!-scriptyle/&#;", max_size=60).map(str.encode),
+    whole=st.booleans(),
+    left=st.booleans(),
+)
+def test_no_answer_makes_the_table_fail(
+    status: int, location: str, retry_after: str, body: bytes, *, whole: bool, left: bool
+) -> None:
+    """Whatever comes back has an event, in one printable line, and only a whole 201 to a whole request is accepted."""
+    signal = Answer(status=status, location=location, retry_after=retry_after, body=body, whole=whole)
+    event = read_answer(signal, offer(whole=left))
+    assert not isinstance(event, Accepted)
+    assert event.status == status
+    sentence = event.blame if isinstance(event, Refused) else event.cause
+    assert sentence.isprintable()
+    assert len(sentence) <= 900
+    if isinstance(event, Deferred):
+        assert NOW + 1 <= event.due_at <= NOW + 3600
+
+
+# ------------------------------------------------------------------------------------- broken on the way
+
+
+def before_the_end(peer: Peer) -> None:
+    peer.head()
+    peer.reset()
+
+
+def after_the_end(peer: Peer) -> None:
+    peer.request()
+    peer.reset()
+
+
+def test_broken_with_the_body_incomplete_is_deferred(client: Client) -> None:
+    """What cannot have arrived whole was not taken: it is offered again."""
+    with Server(before_the_end) as server:
+        event = client.send(server.url, bytes(LARGE))
+    assert ordinary(event)
+    assert isinstance(event, Deferred)
+    assert (event.status, event.scope) == (None, "drop")
+    assert "the file was not taken. It is offered again by itself" in event.cause
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [(after_the_end, "broke"), (saying(b""), "closed the connection without an answer"), (Peer.request, "closed")],
+    ids=["reset", "closed", "closed again"],
+)
+def test_broken_with_the_body_complete_is_lost(script: Script, words: str, client: Client) -> None:
+    """The same breaks after the last byte leave an outcome that nobody knows."""
+    with Server(script) as server:
+        event = client.send(server.url)
+    assert isinstance(event, Lost)
+    assert (event.status, event.sent) == (None, len(CSV))
+    assert words in event.cause
+    assert f"Look in OptiPub for an import of acme.{ID}.csv" in event.cause
+
+
+def test_stalled_with_the_body_incomplete_is_deferred(client: Client) -> None:
+    """A server that takes nothing more for the write timeout has not got the file."""
+    with Server(reading_the_head(Peer.hold)) as server:
+        event = client.send(server.url, bytes(LARGE))
+    assert ordinary(event)
+    assert "took nothing more for 0.3 s" in str(event)
+
+
+def test_silent_with_the_body_complete_is_lost(client: Client) -> None:
+    """A server that has everything and says nothing for the read timeout may have taken it."""
+    with Server(reading_it_all(Peer.hold)) as server:
+        event = client.send(server.url)
+    assert isinstance(event, Lost)
+    assert "gave no whole answer within 0.3 s, after the whole file had left" in event.cause
+
+
+def dripping(start: bytes, drop: bytes) -> Script:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.say(start)
+        while not peer.server.over.wait(0.02):
+            peer.say(drop)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("start", "drop", "status"),
+    [
+        (b"HTTP/1.1 201 Cre", b"a", None),
+        (b"HTTP/1.1 201 Created\r\nX: ", b"a", None),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", None),
+        (b"HTTP/1.1 201 Created\r\nContent-Length: 9999\r\n\r\n" + CREATED, b" ", 201),
+        (b"HTTP/1.0 201 Created\r\n\r\n" + CREATED, b" ", 201),
+    ],
+    ids=["reason", "header", "100 Continue", "body", "body without a length"],
+)
+@pytest.mark.parametrize("secured", [False, True])
+def test_an_answer_that_drips_comes_to_an_end(
+    start: bytes, drop: bytes, status: int | None, secured: bool, client: Client, tmp_path: Path, authority: trustme.CA
+) -> None:
+    """The read timeout limits the whole answer, not each read: a byte now and then does not hold the lane."""
+    tls, account = (tls_for(authority), trusting(authority, tmp_path)) if secured else (None, "")
+    with Server(dripping(start, drop), tls) as server:
+        event = client.send(server.url, account=account)
+    assert isinstance(event, Lost)
+    assert event.status == status
+    assert ("gave no whole answer within 0.3 s" if status is None else "but the answer broke off") in event.cause
+
+
+def test_without_a_thread_to_spare_an_answer_is_still_read(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit on the whole answer needs a thread; where there is none, each read keeps its own."""
+
+    def refuse(_: threading.Timer) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    with Server(answering(answer(201, CREATED))) as server:
+        monkeypatch.setattr(threading.Timer, "start", refuse)
+        assert isinstance(client.send(server.url), Accepted)
+
+
+@pytest.mark.parametrize("secured", [False, True])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [(answer(401), Deferred), (answer(413), Refused), (answer(201, CREATED), Lost), (answer(500), Lost)],
+)
+def test_an_early_answer_is_read(
+    text: bytes, kind: type[Outcome], secured: bool, client: Client, tmp_path: Path, authority: trustme.CA
+) -> None:
+    """A server that answers and closes while the file is still being sent is heard; its 201 is not believed."""
+    tls, account = (tls_for(authority), trusting(authority, tmp_path)) if secured else (None, "")
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.say(text)
+
+    with Server(script, tls) as server:
+        event = client.send(server.url, bytes(LARGE), account=account)
+    assert type(event) is kind
+    assert event.status is not None
+    if isinstance(event, Lost):
+        assert event.sent < LARGE
+    if event.status == 201:
+        assert "but had not had the whole file yet" in str(event)
+
+
+UGLY = {
+    "garbage": b"\x00\xff\x16\x03 garbage\r\n\r\n",
+    "no status": b"HTTP/1.1\r\n\r\n",
+    "odd status": b"HTTP/1.1 abc OK\r\n\r\n",
+    "low status": b"HTTP/1.1 042 OK\r\n\r\n",
+    "http/2": b"HTTP/2.0 201 Created\r\n\r\n",
+    "http/0.9": CREATED,
+    "upgrade": b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    "huge headers": b"HTTP/1.1 201 Created\r\nX: " + b"a" * 300_000 + b"\r\n\r\n",
+    "folded": b"HTTP/1.1 201 Created\r\n folded: x\r\n\r\n",
+    "negative length": b"HTTP/1.1 201 Created\r\nContent-Length: -5\r\n\r\n" + CREATED,
+    "two lengths": b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\nContent-Length: 9\r\n\r\n" + CREATED,
+    "astronomic length": b"HTTP/1.1 201 Created\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n" + CREATED,
+    "unknown coding": b"HTTP/1.1 201 Created\r\nTransfer-Encoding: rot13\r\n\r\n" + CREATED,
+    "endless chunk": b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 40 + b"\r\nx",
+    "gzip": answer(201, b"\x1f\x8b\x08" + bytes(200), "Content-Encoding: gzip"),
+    "odd encodings": answer(201, b"x", "Content-Encoding: nonsense", "Content-Type: text/html; charset=\xff\xfe"),
+    "odd cookie": answer(201, b"x", "Set-Cookie: \xff=;;;domain=;expires=never;max-age=x"),
+    "trailing": answer(204) + b"HTTP/1.1 201 Created\r\n\r\n" + CREATED,
+}
+
+
+@pytest.mark.parametrize("name", UGLY)
+def test_an_ugly_server_makes_an_unknown_outcome_and_no_exception(name: str, client: Client) -> None:
+    """What is no HTTP, or not the answer that we know, is no yes and no no."""
+    with Server(saying(UGLY[name])) as server:
+        event = client.send(server.url)
+    assert isinstance(event, Lost)
+    assert event.cause.isprintable()
+
+
+def test_no_mutilated_answer_raises(client: Client) -> None:
+    """Answers with random bytes changed, cut or repeated end in an event each, and so does the upload after them."""
+    chance = random.Random(7)
+    plain = answer(201, CREATED, "Retry-After: 7", "Location: /login", "Transfer-Encoding: chunked", "X-A: b")
+    texts: list[bytes] = []
+    for _ in range(150):
+        text = bytearray(plain)
+        for _ in range(chance.randrange(1, 6)):
+            at = chance.randrange(len(text))
+            text[at : at + chance.randrange(3)] = chance.randbytes(chance.randrange(4))
+        texts.append(bytes(text[: chance.randrange(len(text))] if chance.random() < 0.3 else text))
+    left = iter([*texts, answer(201, CREATED)])
+    with Server(reading_it_all(lambda peer: peer.say(next(left)))) as server:
+        account, folder = client.settings(server.url)
+        optipub = client.optipub(account)
+        events = [optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV)).send() for _ in [*texts, b""]]
+    assert all(isinstance(event, Accepted | Refused | Deferred | Lost) for event in events[:-1])
+    assert isinstance(events[-1], Accepted)
+
+
+# ------------------------------------------------------------------------------------------ never connected
+
+
+def test_nobody_listens(client: Client) -> None:
+    """A refused connection is deferred as the folder's `retry:` says."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    event = client.send(f"http://127.0.0.1:{port}")
+    assert ordinary(event)
+    assert f"127.0.0.1:{port} refuses connections: the file was not taken" in str(event)
+
+
+@pytest.mark.parametrize("host", ["dropzone.invalid", "a" * 64 + ".example"], ids=["unknown", "not encodable"])
+def test_a_name_without_an_address(host: str, client: Client) -> None:
+    """A host that DNS does not know, or that cannot even be asked for, is deferred."""
+    event = client.send(f"https://{host}")
+    assert ordinary(event)
+    assert host in str(event)
+    assert "was not taken" in str(event)
+
+
+def test_a_handshake_that_does_not_come(client: Client) -> None:
+    """A server that accepts and then says nothing of TLS is given up after the connect timeout."""
+    with Server(Peer.hold) as server:
+        event = client.send(server.url.replace("http:", "https:"), account="")
+    assert ordinary(event)
+    assert "no connection to 127.0.0.1" in str(event)
+
+
+def test_no_tls_on_the_other_side(client: Client) -> None:
+    """A server that speaks plain HTTP on the port makes the handshake fail, in words."""
+    with Server(lambda peer: peer.say(answer(400))) as server:
+        event = client.send(server.url.replace("http:", "https:"))
+    assert ordinary(event)
+    assert "TLS with 127.0.0.1" in str(event)
+
+
+def test_no_file_descriptors_left_here_is_our_own_fault(client: Client) -> None:
+    """Too many open files judge no drop and blame no server: a FolderError of the environment."""
+    with Server(answering(answer(201, CREATED))) as server:
+        upload = client.build(server.url, io.BytesIO(CSV), len(CSV))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            with pytest.raises(FolderError, match="Too many open files") as raised:
+                upload.send()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised.value.environment
+    assert server.bodies == []
+
+
+# ------------------------------------------------------------------------------------------------------ TLS
+
+
+def test_a_private_authority_is_trusted_where_the_account_names_it(
+    client: Client, tmp_path: Path, authority: trustme.CA
+) -> None:
+    """With its `ca_file`, a certificate of a private authority is as good as any."""
+    with Server(answering(answer(201, CREATED)), tls_for(authority)) as server:
+        assert isinstance(client.send(server.url, account=trusting(authority, tmp_path)), Accepted)
+
+
+def test_the_ca_file_adds_to_the_authorities_of_the_machine(
+    client: Client, tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server with a public certificate is still trusted beside a private authority."""
+    authority.cert_pem.write_to_path(str(tmp_path / "machine.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "machine.pem"))
+    with Server(answering(answer(201, CREATED)), tls_for(authority)) as server:
+        assert isinstance(client.send(server.url, account=trusting(trustme.CA(), tmp_path)), Accepted)
+
+
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
+CERTIFICATES: dict[str, tuple[str, dict[str, datetime], str]] = {
+    "other name": ("publisher.example.com", {}, "is for another address"),
+    "expired": ("127.0.0.1", {"not_after": YESTERDAY, "not_before": YESTERDAY - timedelta(days=9)}, "has expired"),
+    "too early": ("127.0.0.1", {"not_before": datetime.now(UTC) + timedelta(days=9)}, "is not valid yet"),
+}
+
+
+@pytest.mark.parametrize("name", CERTIFICATES)
+def test_an_invalid_certificate_stops_the_account(
+    name: str, client: Client, tmp_path: Path, authority: trustme.CA
+) -> None:
+    """No byte of the request leaves; the whole account waits, and the sentence says what is wrong with it."""
+    host, dates, words = CERTIFICATES[name]
+    with Server(answering(answer(201, CREATED)), tls_for(authority, host, **dates)) as server:
+        event = client.send(server.url, account=trusting(authority, tmp_path))
+    assert server.heads == []
+    assert isinstance(event, Deferred)
+    assert (event.scope, event.due_at) == ("account", NOW + PROBE_S)
+    assert words in event.cause
+
+
+def test_an_unknown_authority_stops_the_account(client: Client, authority: trustme.CA) -> None:
+    """Without its `ca_file`, a private authority is unknown, whatever the environment of httpx would say."""
+    with Server(answering(answer(201, CREATED)), tls_for(authority)) as server:
+        event = client.send(server.url)
+    assert server.heads == []
+    assert isinstance(event, Deferred)
+    assert event.scope == "account"
+    assert "Name its file in the account's ca_file" in event.cause
+
+
+def test_the_certificate_of_another_host_name(client: Client, tmp_path: Path, authority: trustme.CA) -> None:
+    """A name that does not match is told as one."""
+    with Server(answering(answer(201, CREATED)), tls_for(authority, "publisher.example.com")) as server:
+        event = client.send(server.url.replace("127.0.0.1", "localhost"), account=trusting(authority, tmp_path))
+    assert server.heads == []
+    assert "is for another host name" in str(event)
+
+
+# ---------------------------------------------------------------------------------------------- where the key goes
+
+
+def tunnel(peer: Peer) -> None:
+    """A proxy: connects as asked, then passes everything on both ways."""
+    host, _, port = peer.head().split()[1].decode().partition(":")
+    with socket.create_connection((host, int(port))) as there:
+        peer.say(b"HTTP/1.1 200 Connected\r\n\r\n")
+        back = threading.Thread(target=pump, args=(there, peer.socket))
+        back.start()
+        pump(peer.socket, there)
+        back.join()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while piece := source.recv(65536):
+            target.sendall(piece)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def test_a_configured_proxy_is_used_and_does_not_see_the_key(
+    client: Client, tmp_path: Path, authority: trustme.CA
+) -> None:
+    """The proxy hears the host that is meant; the request goes through it inside TLS."""
+    account = trusting(authority, tmp_path)
+    with Server(answering(answer(201, CREATED)), tls_for(authority)) as server, Server(tunnel) as proxy:
+        upload = client.build(
+            server.url, io.BytesIO(CSV), len(CSV), account=f"{account}\n    proxy: http://127.0.0.1:{proxy.port}"
+        )
+        assert isinstance(upload.send(), Accepted)
+        client.close()  # the proxy ends with the connection
+    assert server.connections == 1
+    assert proxy.heads[0].startswith(b"CONNECT 127.0.0.1:%d HTTP/1.1" % server.port)
+    assert KEY.encode() not in proxy.heads[0]
+
+
+@pytest.mark.parametrize("proxy_tls", [False, True])
+@pytest.mark.parametrize(
+    ("status", "scope"), [(407, "account"), (403, "account"), (502, "drop")], ids=["407", "403", "502"]
+)
+def test_a_proxy_that_refuses(
+    status: int, scope: str, proxy_tls: bool, client: Client, tmp_path: Path, authority: trustme.CA
+) -> None:
+    """Its CONNECT was a whole request, ours never left: deferred, and the account waits when it wants a password."""
+    context = tls_for(authority) if proxy_tls else None
+    with Server(reading_the_head(lambda peer: peer.say(answer(status))), context) as proxy:
+        line = f"{trusting(authority, tmp_path)}\n    proxy: {proxy.url}"
+        event = client.send("https://publisher.example.com", account=line)
+    assert isinstance(event, Deferred)
+    assert (event.scope, event.status) == (scope, None)
+    assert event.due_at == NOW + PROBE_S if scope == "account" else ordinary(event)
+    assert f"the proxy on the way to publisher.example.com (through its proxy) refuses ({status}" in event.cause
+
+
+def test_a_connection_that_breaks_after_connect_is_not_lost(client: Client) -> None:
+    """A proxy that says yes and then closes has had nothing of the file."""
+    with Server(reading_the_head(lambda peer: peer.say(b"HTTP/1.1 200 Connected\r\n\r\n"))) as proxy:
+        event = client.send("https://publisher.example.com", account=f"proxy: http://127.0.0.1:{proxy.port}")
+    assert ordinary(event)
+
+
+def test_the_environment_names_no_proxy(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies in the environment are not used."""
+    with Server(answering(answer(502))) as proxy, Server(answering(answer(201, CREATED))) as server:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+            monkeypatch.setenv(name.upper(), proxy.url)
+        assert isinstance(client.send(server.url), Accepted)
+    assert proxy.connections == 0
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(status: int, client: Client) -> None:
+    """Neither the request nor the key goes to the second origin."""
+    with Server(answering(answer(201, CREATED))) as other:
+        with Server(saying(answer(status, b"", f"Location: {other.url}/x"))) as server:
+            event = client.send(server.url)
+        assert other.connections == 0
+    assert len(server.heads) == 1
+    assert isinstance(event, Refused if status == 302 else Deferred)
+
+
+SPELLINGS = [
+    KEY,
+    json.dumps({"message": KEY}),
+    json.dumps({"message": "x", "errors": {"key": [KEY]}}).replace("/", "\\/"),
+    "<pre>Bearer sk/Live+&lt;K&gt;&amp;&quot;42</pre>",
+    "<pre>sk&#47;Live+&lt;K&gt;&amp;&#34;42</pre>",
+    "sk%2FLive%2B%3CK%3E%26%2242",
+    "x" * 290 + KEY,
+    "<br>" * 2045 + KEY,
+]
+
+
+@pytest.mark.parametrize("body", SPELLINGS)
+@pytest.mark.parametrize("status", [200, 201, 302, 401, 422, 503])
+def test_a_server_that_echoes_the_key_does_not_get_it_into_an_event(status: int, body: str, client: Client) -> None:
+    """Debug pages print the request's headers; neither the key nor a good part of it reaches log or ledger."""
+    headers = [f"Location: /x/{KEY}", f"Retry-After: {KEY}"]
+    with Server(saying(answer(status, body.encode(), *headers))) as server:
+        event = client.send(server.url)
+    assert "Live" not in str(event)
+
+
+def test_the_key_is_in_no_other_text_either(client: Client) -> None:
+    """Not in what a broken answer makes us say, nor in the `repr` of what holds it."""
+    with Server(saying(f"HTTP/1.1 {KEY}\r\n\r\n".encode())) as server:
+        account, folder = client.settings(server.url)
+        optipub = client.optipub(account)
+        upload = optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV))
+        event = upload.send()
+    assert isinstance(event, Lost)
+    assert "[key]" in event.cause
+    for held in (event, optipub, upload, vars(optipub), vars(upload)["_request"], upload._offer()):
+        assert "Live" not in repr(held)
+
+
+def test_what_is_concealed_does_not_change_the_verdict(client: Client, tmp_path: Path) -> None:
+    """Even a key that is a word of the answer leaves its meaning alone."""
+    with Server(answering(answer(201, CREATED))) as server:
+        (tmp_path / "key").write_text("error")
+        assert client.send(server.url) == Accepted(status=201, body="Import created.")
+
+
+# ---------------------------------------------------------------------------------------------- connections
+
+
+def test_a_fresh_connection_is_used_again(client: Client) -> None:
+    """Small files one after the other need one connection."""
+    with Server(answering(answer(201, CREATED))) as server:
+        account, folder = client.settings(server.url)
+        optipub = client.optipub(account)
+        for _ in range(3):
+            assert isinstance(optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV)).send(), Accepted)
+        optipub.close()
+    assert server.connections == 1
+
+
+def test_a_connection_that_the_server_closed_is_not_used_again(client: Client) -> None:
+    """An idle connection that was closed meanwhile is noticed before anything is written to it."""
+    closed = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.say(answer(201, CREATED))
+        peer.socket.close()
+        closed.set()
+
+    with Server(script) as server:
+        account, folder = client.settings(server.url)
+        optipub = client.optipub(account)
+        for _ in range(2):
+            closed.clear()
+            assert isinstance(optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV)).send(), Accepted)
+            assert closed.wait(10)
+    assert server.connections == 2
+
+
+def test_uploads_run_side_by_side(client: Client) -> None:
+    """Four at once, each on a connection of its own: the server answers none before all four are there."""
+    together = threading.Barrier(4)
+
+    def script(peer: Peer) -> None:
+        while peer.request():
+            together.wait(10)
+            peer.say(answer(201, CREATED))
+
+    with Server(script) as server, ThreadPoolExecutor(4) as pool:
+        account, folder = client.settings(server.url)
+        optipub = client.optipub(
+            account.model_copy(update={"timeouts": account.timeouts.model_copy(update={"read": 9.0})})
+        )
+        contents = [b"email\n%d@example.com\n" % n for n in range(8)]
+        uploads = [optipub.build(DROP, folder, io.BytesIO(each), len(each)) for each in contents]
+        events = list(pool.map(Upload.send, uploads))
+        optipub.close()
+    assert events == [Accepted(status=201, body="Import created.")] * 8
+    assert all(any(each in body for body in server.bodies) for each in contents)
+
+
+def test_an_upload_under_way_ends_on_a_closed_client(client: Client) -> None:
+    """After `close` what is under way goes on to its end, and its connection is then closed."""
+    begun, go = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        begun.set()
+        go.wait(10)
+        peer.say(answer(201, CREATED))
+        assert not peer.request()  # ends only when the client closes
+
+    with Server(script) as server, ThreadPoolExecutor(1) as pool:
+        account, folder = client.settings(server.url)
+        optipub = client.optipub(
+            account.model_copy(update={"timeouts": account.timeouts.model_copy(update={"read": 9.0})})
+        )
+        sending = pool.submit(optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV)).send)
+        assert begun.wait(10)
+        optipub.close()
+        go.set()
+        assert isinstance(sending.result(10), Accepted)
+
+
+# ------------------------------------------------------------------------------------------ faults of our own
+
+
+@pytest.mark.parametrize("size", [len(CSV) - 1, len(CSV) + 1])
+def test_a_payload_of_another_size_is_never_sent_whole(size: int, client: Client) -> None:
+    """A file that shrank or grew since it was prepared breaks the request off instead of being imported in part."""
+    with Server(answering(answer(201, CREATED))) as server:
+        upload = client.build(server.url, io.BytesIO(CSV), size)
+        with pytest.raises(FolderError, match=f"cannot read the prepared copy of {ID}: it is (short|long)er"):
+            upload.send()
+        server.ended.get(timeout=10)
+    assert server.bodies == [b""]
+
+
+@pytest.mark.parametrize("size", [(9 << 20) - 1, (9 << 20) + 1])
+def test_a_large_payload_of_another_size_is_never_sent_whole(size: int, client: Client) -> None:
+    """The same where the first pieces have left already: the last one does not."""
+    with Server(answering(answer(201, CREATED))) as server:
+        upload = client.build(server.url, io.BytesIO(bytes(9 << 20)), size)
+        with pytest.raises(FolderError):
+            upload.send()
+        server.ended.get(timeout=10)
+    assert 8 << 20 <= len(server.bodies[0]) < 9 << 20
+
+
+def test_a_payload_that_cannot_be_read(client: Client, tmp_path: Path) -> None:
+    """An error of the disk is a FolderError, and the request stays incomplete."""
+
+    class Rotten(io.BytesIO):
+        def read(self, _size: int | None = -1, /) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    with Server(answering(answer(201, CREATED))) as server:
+        upload = client.build(server.url, Rotten(), len(CSV))
+        with pytest.raises(FolderError, match="Input/output error") as raised:
+            upload.send()
+        server.ended.get(timeout=10)
+    assert raised.value.environment
+    assert server.bodies == [b""]
+
+
+def test_a_report_that_fails_after_the_last_byte_is_not_taken_for_an_incomplete_file(client: Client) -> None:
+    """Whatever breaks once everything has left, the outcome is unknown: it is never simply offered again."""
+
+    def report(_: int) -> None:
+        raise OSError(32, "Broken pipe")
+
+    with Server(answering(answer(201, CREATED))) as server:
+        event = client.build(server.url, io.BytesIO(CSV), len(CSV)).send(progress=report)
+    assert isinstance(event, Lost)
+
+
+# ------------------------------------------------------------------------------------------------- build
+
+BASE = "https://publisher.example.com"
+
+
+def test_build_needs_the_key(client: Client, tmp_path: Path) -> None:
+    """A key that cannot be read is told before anything is announced."""
+    (tmp_path / "key").chmod(0o644)
+    with pytest.raises(DropzoneError, match="chmod 600"):
+        client.build(BASE, io.BytesIO(CSV), len(CSV))
+
+
+def test_build_reads_the_key_each_time(client: Client, tmp_path: Path) -> None:
+    """A new key in the file counts from the next upload on, without a reload."""
+    with Server(answering(answer(201, CREATED))) as server:
+        account, folder = client.settings(server.url)
+        optipub = client.optipub(account)
+        optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV)).send()
+        (tmp_path / "key").write_text("another-key\n")
+        optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV)).send()
+        optipub.close()
+    assert b"Bearer another-key" in server.heads[1]
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"nothing", "it holds no certificate")])
+def test_build_needs_a_ca_file_that_is_one(
+    content: bytes | None, why: str, client: Client, tmp_path: Path, authority: trustme.CA
+) -> None:
+    """A missing or empty `ca_file` is told with its name, and heals without a restart."""
+    if content is not None:
+        (tmp_path / "ca.pem").write_bytes(content)
+    account, folder = client.settings(BASE, account=f"ca_file: {tmp_path}/ca.pem")
+    optipub = client.optipub(account)
+    with pytest.raises(DropzoneError, match=f"ca.pem of account main cannot be used: {why}"):
+        optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV))
+    trusting(authority, tmp_path)
+    optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"proxy": "ftp://ann:secret@proxy"}, "the proxy of account main cannot be used"),
+        ({"base_url": "https://publisher:x"}, "the base_url of account main is no address"),
+        ({"base_url": "http://127.0.0.1", "proxy": "http://proxy:1"}, "the proxy would see the key"),
+    ],
+)
+def test_build_refuses_an_account_that_cannot_be(changed: dict[str, str], message: str, client: Client) -> None:
+    """What the configuration would have refused is refused here too, without a password in the message."""
+    account, folder = client.settings(BASE)
+    with pytest.raises(DropzoneError, match=message) as raised:
+        client.optipub(account.model_copy(update=changed)).build(DROP, folder, io.BytesIO(CSV), len(CSV))
+    assert "secret" not in f"{raised.value}{raised.value.__cause__}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mode": "subscribe"}, "subscribes without a campaign or a partner"),
+        ({"extra_fields": {"a": "\ud800"}}, "has a field that cannot be sent"),
+    ],
+)
+def test_build_refuses_a_folder_that_cannot_be(changed: dict[str, object], message: str, client: Client) -> None:
+    """A form that would be read differently from what is meant is never made."""
+    account, folder = client.settings(BASE)
+    with pytest.raises(DropzoneError, match=message):
+        client.optipub(account).build(DROP, folder.model_copy(update=changed), io.BytesIO(CSV), len(CSV))
+
+
+def test_a_break_says_how_far_it_came() -> None:
+    """The sentence names the bytes that left, and what to do where a person can do something."""
+    event = read_answer(Break(what="x broke", cure="Mend it"), offer(sent=1234, size=56789, whole=False))
+    assert event == Deferred(
+        due_at=NOW + 5.0, cause="x broke after 1,234 of 56,789 bytes: the file was not taken. Mend it"
+    )
