@@ -13,7 +13,7 @@ PROMISE := drop.py folders.py ledger/* optipub.py pipeline.py readiness.py
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types format coverage bench lock clean
+.PHONY: help demo test lint types format coverage docs bench lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -39,6 +39,10 @@ format: $(READY) ## ruff mends what it can mend by itself
 
 coverage: $(READY) ## of the last make test: the modules that must have every branch
 	@set -f; $(BIN)/coverage report --include="$$(printf 'dropzone/%s,' $(PROMISE))" --fail-under=100
+
+docs: $(READY) ## what is written by the code: config.example.yaml, and README's diagram and transcript
+	@$(BIN)/dropzone config example > config.example.yaml
+	@$(BIN)/python tests/regenerate.py
 
 bench: $(READY) ## every benchmark; each prints what it measured side by side
 	@for file in benchmarks/[!_]*.py; do printf '\n== %s\n' "$$file"; $(BIN)/python "$$file"; done

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from dropzone.config import Config, Folder
 from dropzone.drop import Claimed, Drop, State, Withheld, make_id
-from dropzone.errors import FolderError, printable
+from dropzone.errors import FolderError
 from dropzone.folders import Claim, Folders
 from dropzone.ledger import Ledger
 from dropzone.readiness import UNFIT_S, Candidate, Look, Probe, Ready, Unfit, Waiting, judge, why_ignored
 
 BATCH = 100  # files claimed with one round of directory syncs; more would make the first of them wait
 _Key = tuple[str, bytes]
+_File = tuple[str, bytes, Look]  # the ID of the drop that it is to be, its name, its look when it was ready
 
 
 class Intake:
@@ -89,15 +90,15 @@ class Intake:
         """Scan what is due to be scanned, look at what is due, and claim what is ready (at most `limit` files).
 
         Returns the new drops, in the order in which the files became ready. Raises FolderError or LedgerError
-        only where the machine is at fault.
+        only where the machine is at fault; then some may have been taken over already: with a row (ask the ledger) or
+        still without one (`adopt`).
         """
         now = self._monotonic()
         for scanned, at in list(self._next_scan.items()):
             if at <= now:
                 self._scan(self._config[scanned], now)
-        ready: dict[str, list[tuple[str, bytes, Look]]] = {}
-        count = 0
-        while count < limit and self._due and self._due[0][0] <= now:
+        ready: list[tuple[str, _File]] = []
+        while len(ready) < limit and self._due and self._due[0][0] <= now:
             at, folder_name, name = heapq.heappop(self._due)
             key = (folder_name, name)
             verdict = self._waiting.get(key)
@@ -106,9 +107,8 @@ class Intake:
             if (look := self._judge(self._config[folder_name], key, now)) is not None:
                 # Whatever happens next, here or to another file, it is looked at again unless it is gone.
                 self._look_again(key, Waiting(now + 1.0, "it changed while it was taken over"))
-                ready.setdefault(folder_name, []).append((make_id(self._now()), name, look))
-                count += 1
-        return [drop for folder, files in ready.items() for drop in self._claim(self._config[folder], files)]
+                ready.append((folder_name, (make_id(self._now()), name, look)))
+        return self._claim(ready)
 
     def adopt(self, base: Path, *, trusted: bool) -> list[Drop]:
         """Give rows to files in work/ that have none: we died between the rename and the row.
@@ -181,25 +181,35 @@ class Intake:
             self._tell_once(key, verdict.why)
         return None
 
-    def _claim(self, folder: Folder, files: Sequence[tuple[str, bytes, Look]]) -> list[Drop]:
-        now = self._monotonic()
-        try:
-            claims, faults = self._folders.claim(folder, files)
-        except FolderError as whole:
-            if whole.environment:
-                raise
-            # The inbox or work/ is gone, and nothing was taken: that is no reason for other folders to wait.
-            claims, faults = [], [(name, whole) for _, name, _ in files]
+    def _claim(self, ready: Sequence[tuple[str, _File]]) -> list[Drop]:
+        """Rename folder by folder, then write all rows, in the order in which the files became ready."""
+        claims: dict[str, Claim] = {}
+        faults: list[FolderError] = []
+        for folder in dict.fromkeys(folder for folder, _ in ready):
+            mine = [file for name, file in ready if name == folder]
+            claims |= {claim.id: claim for claim in self._rename(self._config[folder], mine, faults)}
         # If we die here: the files are in work/ without rows; the next start adopts them.
-        drops = self._ledger.claim([_row(folder, claim) for claim in claims], at=self._now()) if claims else []
-        for claim in claims:
-            self._forget((folder.name, claim.name))
-        for name, fault in faults:
-            if fault.environment:
-                raise fault
-            self._look_again((folder.name, name), Unfit(now + UNFIT_S, str(fault)))
-            self._tell_once((folder.name, name), str(fault))
+        rows = [_row(self._config[folder], claims[id]) for folder, (id, _, _) in ready if id in claims]
+        drops = self._ledger.claim(rows, at=self._now()) if rows else []
+        for claim in claims.values():
+            self._forget((claim.folder, claim.name))
+        if faults:
+            raise faults[0]
         return drops
+
+    def _rename(self, folder: Folder, files: Sequence[_File], faults: list[FolderError]) -> list[Claim]:
+        """Take `files` over, all but the row; what the machine is at fault for is added to `faults`."""
+        try:
+            claims, failed = self._folders.claim(folder, files)
+        except FolderError as error:  # the inbox or work/ is gone: no reason for the files of other folders to wait
+            claims, failed = [], [(name, error) for _, name, _ in files]
+        for name, fault in failed:
+            if fault.environment:
+                faults.append(fault)
+            else:
+                self._look_again((folder.name, name), Unfit(self._monotonic() + UNFIT_S, str(fault)))
+                self._tell_once((folder.name, name), str(fault))
+        return claims
 
     def _look_again(self, key: _Key, verdict: Waiting | Unfit) -> None:
         self._waiting[key] = verdict
@@ -227,8 +237,3 @@ def _row(folder: Folder, claim: Claim, *, adopted: bool = False) -> tuple[str, C
         size=claim.size,
         adopted=adopted,
     )
-
-
-def describe(folder: str, name: bytes) -> str:
-    """``FOLDER/NAME``, harmless to print."""
-    return f"{printable(folder)}/{printable(name)}" if name else printable(folder)

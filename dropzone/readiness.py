@@ -186,7 +186,10 @@ def judge(
         candidate.writer_looks += 1
         again = min(WRITER_S[1], WRITER_S[0] * 2 ** min(candidate.writer_looks, 8))
         return Waiting(now + again, "a program still has it open for writing")
-    candidate.writer_looks = 0
+    if candidate.writer_looks:
+        # It was let go since the last look, nobody knows when: events may be missing, so its quiet time starts here.
+        candidate.writer_looks, candidate.quiet_since = 0, now
+        return Waiting(until(settle), f"it must be quiet for {settle:g} s", settling=True)
     if found.writer is None and quiet < NO_LEASE_S:
         why = f"nobody can tell whether a writer has it open, so it must be quiet for {NO_LEASE_S:g} s"
         return Waiting(until(NO_LEASE_S), why, settling=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dropzone import __version__
 from dropzone import config as configuration
 from dropzone.config import Config
 from dropzone.errors import ConfigError, DropzoneError, FolderError, OperatorError
@@ -68,6 +69,26 @@ def _make(path: Path, mode: int) -> None:
         raise FolderError("make", str(path), error, "Run 'dropzone init' as a user who may") from error
 
 
+def _followed(config: Config) -> Config:
+    """`config` with the symbolic links in the operator's own paths followed, once and now.
+
+    From here on every component is opened without following any, because a partner may exchange one for a link. The
+    inboxes themselves, which partners write into, are not followed even here.
+    """
+    root = Path(os.path.realpath(config.root))
+
+    def inbox(path: Path) -> Path:
+        if path.is_relative_to(config.root):
+            return root / path.relative_to(config.root)
+        return Path(os.path.realpath(path.parent)) / path.name
+
+    folders = {
+        name: folder.model_copy(update={"path": inbox(folder.path), "base": Path(os.path.realpath(folder.base))})
+        for name, folder in config.folders.items()
+    }
+    return config.model_copy(update={"root": root, "folders": folders})
+
+
 class _Accounts:
     """One HTTP client per account, made when it is first needed. Thread-safe."""
 
@@ -117,6 +138,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
     if not config.root.is_dir():
         # Perhaps a mount that is missing: making folders below it would hide that, and files with it.
         raise FolderError("use", str(config.root), "it is not there", "Mount it, or make it with 'dropzone init'")
+    config = _followed(config)
     lay_out(config, inboxes=False)
     with state_lock(config.state_dir), contextlib.ExitStack() as stack:
         folders = Folders()
@@ -157,7 +179,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         def reload() -> None:
             reloading()
             try:
-                new = configuration.load(path)
+                new = _followed(configuration.load(path))
                 lay_out(new, inboxes=False)
             except (ConfigError, FolderError) as error:
                 problems = [problem.at(str(path)) for problem in getattr(error, "problems", ())]
@@ -173,6 +195,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         # Watching begins before the first scan: what comes in between is then seen twice instead of never.
         look_out(config)
         daemon.start()
+        journal.say("watching", folders=len(config.folders), root=str(config.root), version=__version__)
         notify(READY="1", STATUS=f"Watching {len(config.folders)} folders")
         yield daemon
         notify(STOPPING="1")

@@ -44,7 +44,7 @@ class Partners(threading.Thread):
         self.uploaded: dict[str, bytes] = {}
 
     def run(self) -> None:
-        while not self._stop_now.wait(0.04):
+        while not self._stop_now.wait(0.05):
             name = f"file-{len(self.uploaded):05}.csv"
             folder = self._random.choice(list(self._scene.config.folders))
             content = f"email,varr_n\n{name}@example.com,{len(self.uploaded)}\n".encode()
@@ -84,7 +84,7 @@ def test_random_kills_under_load(tmp_path: Path) -> None:
             for _ in range(KILLS):
                 for fault in faults(chance):
                     server.ask("POST", "/sandbox/faults", fault)
-                kill_after(scene, 0.25 + chance.random() * 0.6)
+                kill_somewhere(scene, chance)
                 assert_logs(scene)
         finally:
             partners.stop()
@@ -97,21 +97,25 @@ def command(scene: Scene, *words: str) -> list[str]:
     return [sys.executable, "-m", "dropzone", "-c", str(scene.at / "dropzone.yaml"), *words]
 
 
-def kill_after(scene: Scene, seconds: float) -> None:
-    """Start the daemon and kill it that much later, wherever it is."""
-    daemon = subprocess.Popen(command(scene, "run"), stderr=subprocess.DEVNULL)
-    try:
-        code = daemon.wait(seconds)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        code = daemon.wait()
-    assert code == -signal.SIGKILL, f"the daemon ended by itself with {code}"
+def kill_somewhere(scene: Scene, chance: random.Random) -> None:
+    """Start the daemon and kill it: mostly while it works, now and then while it starts."""
+    with subprocess.Popen(command(scene, "run"), stderr=subprocess.PIPE) as daemon:
+        assert daemon.stderr
+        if chance.random() < 0.9:
+            assert b"watching" in daemon.stderr.readline()
+        os.set_blocking(daemon.stderr.fileno(), False)  # the pipe is large enough for the moments it has to live
+        try:
+            code = daemon.wait(chance.random() * 0.4)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            code = daemon.wait()
+        assert code == -signal.SIGKILL, f"the daemon ended by itself with {code}: {daemon.stderr.read()!r}"
 
 
 def run_to_rest(scene: Scene) -> None:
     """Let it run undisturbed until nothing is open but what waits for a person."""
     for _ in range(100):
-        done = subprocess.run(command(scene, "run", "--once"), capture_output=True, check=False, timeout=60)
+        done = subprocess.run(command(scene, "run", "--once"), capture_output=True, check=False, timeout=300)
         assert done.returncode in (0, 3, 5), done.stderr.decode()
         if done.returncode != 5 and not open_drops(scene):
             return
@@ -133,7 +137,7 @@ def compare_books(scene: Scene, server: Server, uploaded: dict[str, bytes]) -> N
     reader.close()
     assert_kept(scene, drops)
     # Nothing lost: each upload is one drop, and its bytes lie unaltered in one place.
-    assert Counter(os.fsdecode(drop.name) for drop in drops) == Counter(uploaded)
+    assert Counter(os.fsdecode(drop.name) for drop in drops) == Counter(list(uploaded))
     contents = Counter(path.read_bytes() for path in scene.files() if path.name not in ("prepared.csv", "rejects.csv"))
     assert all(contents[content] == 1 for content in uploaded.values())
     assert not [path for path in (scene.config.root / "inbox").rglob("*") if path.is_file()]

@@ -39,6 +39,8 @@ ID = "2N23520SJ9AH"
 NOW = 1_795_400_000.0
 WAIT_S = (2.5, 5.0)  # the ordinary delay with `retry: {initial: 5s, max: 5s}`
 CSV = b"email\njane@example.com\n"
+# Only where a timeout is what the test is about: on a machine under load, half a second is soon over.
+IMPATIENT = "timeouts: {connect: 500ms, write: 500ms, read: 500ms}"
 LARGE = 40 << 20  # more than the buffers of both ends of a connection hold
 CREATED = b'{"error": false, "data": [], "message": "Import created."}'
 
@@ -114,7 +116,7 @@ class Server:
     heads: list[bytes] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     connections: int = 0
-    ended: queue.Queue[Peer] = field(default_factory=queue.Queue)
+    ended: queue.Queue[None] = field(default_factory=queue.Queue)
     port: int = 0
     over: threading.Event = field(default_factory=threading.Event)
     _listener: socket.socket = field(init=False)
@@ -158,21 +160,21 @@ class Server:
             self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        # The client goes away in many tests, in the middle of a handshake too.
-        with contextlib.suppress(OSError), connection:
-            if not self.tls:
-                self._run(connection)
-                return
-            with self.tls.wrap_socket(connection, server_side=True) as secured:
-                self._run(secured)
+        try:
+            # The client goes away in many tests, in the middle of a handshake too.
+            with contextlib.suppress(OSError), connection:
+                if not self.tls:
+                    self._run(connection)
+                    return
+                with self.tls.wrap_socket(connection, server_side=True) as secured:
+                    self._run(secured)
+        finally:
+            self.ended.put(None)
 
     def _run(self, connection: socket.socket) -> None:
         peer = Peer(connection, self)
         self._peers.append(peer)
-        try:
-            self.script(peer)
-        finally:
-            self.ended.put(peer)
+        self.script(peer)
 
 
 def answer(status: int, body: bytes = b"", *headers: str) -> bytes:
@@ -238,7 +240,6 @@ accounts:
   main:
     base_url: {url}
     api_key: {{file: {self._at}/key}}
-    timeouts: {{connect: 1s, write: 300ms, read: 300ms}}
     {account}
 folders:
   acme: {{segment_id: 100789, retry: {{initial: 5s, max: 5s}}, {folder}}}
@@ -625,8 +626,8 @@ def test_broken_with_the_body_incomplete_is_deferred(client: Client) -> None:
 
 @pytest.mark.parametrize(
     ("script", "words"),
-    [(after_the_end, "broke"), (saying(b""), "closed the connection without an answer"), (Peer.request, "closed")],
-    ids=["reset", "closed", "closed again"],
+    [(after_the_end, "broke"), (saying(b""), "closed the connection without an answer")],
+    ids=["reset", "closed"],
 )
 def test_broken_with_the_body_complete_is_lost(script: Script, words: str, client: Client) -> None:
     """The same breaks after the last byte leave an outcome that nobody knows."""
@@ -641,17 +642,17 @@ def test_broken_with_the_body_complete_is_lost(script: Script, words: str, clien
 def test_stalled_with_the_body_incomplete_is_deferred(client: Client) -> None:
     """A server that takes nothing more for the write timeout has not got the file."""
     with Server(reading_the_head(Peer.hold)) as server:
-        event = client.send(server.url, bytes(LARGE))
+        event = client.send(server.url, bytes(LARGE), account=IMPATIENT)
     assert ordinary(event)
-    assert "took nothing more for 0.3 s" in str(event)
+    assert "took nothing more for 0.5 s" in str(event)
 
 
 def test_silent_with_the_body_complete_is_lost(client: Client) -> None:
     """A server that has everything and says nothing for the read timeout may have taken it."""
     with Server(reading_it_all(Peer.hold)) as server:
-        event = client.send(server.url)
+        event = client.send(server.url, account=IMPATIENT)
     assert isinstance(event, Lost)
-    assert "gave no whole answer within 0.3 s, after the whole file had left" in event.cause
+    assert "gave no whole answer within 0.5 s, after the whole file had left" in event.cause
 
 
 def dripping(start: bytes, drop: bytes) -> Script:
@@ -682,22 +683,43 @@ def test_an_answer_that_drips_comes_to_an_end(
     """The read timeout limits the whole answer, not each read: a byte now and then does not hold the lane."""
     tls, account = (tls_for(authority), trusting(authority, tmp_path)) if secured else (None, "")
     with Server(dripping(start, drop), tls) as server:
-        event = client.send(server.url, account=account)
+        event = client.send(server.url, account=f"{IMPATIENT}\n    {account}")
     assert isinstance(event, Lost)
     assert event.status == status
-    assert ("gave no whole answer within 0.3 s" if status is None else "but the answer broke off") in event.cause
+    assert ("gave no whole answer within 0.5 s" if status is None else "but the answer broke off") in event.cause
 
 
-def test_without_a_thread_to_spare_an_answer_is_still_read(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_that_comes_too_late_cuts_nobody(client: Client) -> None:
+    """Once an upload is over its line may carry another one; and a line without a connection can be cut in peace."""
+    with Server(answering(answer(201, CREATED))) as server:
+        upload = client.build(server.url, io.BytesIO(CSV), len(CSV))
+        assert isinstance(upload.send(), Accepted)
+        upload._limit._cut()
+        assert not upload._limit.overdue
+        lines = [upload._optipub.take_line() for _ in range(2)]
+        assert [line.socket is None for line in lines] == [False, True]
+        lines[1].cut()
+        for line in lines:
+            upload._optipub.give_back(line)
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [(answering(answer(201, CREATED)), Accepted), (reading_it_all(Peer.hold), Lost)],
+    ids=["answer", "silence"],
+)
+def test_without_a_thread_to_spare_an_answer_is_still_read(
+    script: Script, kind: type[Outcome], client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The limit on the whole answer needs a thread; where there is none, each read keeps its own."""
 
     def refuse(_: threading.Timer) -> None:
         message = "can't start new thread"
         raise RuntimeError(message)
 
-    with Server(answering(answer(201, CREATED))) as server:
+    with Server(script) as server:
         monkeypatch.setattr(threading.Timer, "start", refuse)
-        assert isinstance(client.send(server.url), Accepted)
+        assert isinstance(client.send(server.url, account=IMPATIENT), kind)
 
 
 @pytest.mark.parametrize("secured", [False, True])
@@ -768,10 +790,13 @@ def test_no_mutilated_answer_raises(client: Client) -> None:
             text[at : at + chance.randrange(3)] = chance.randbytes(chance.randrange(4))
         texts.append(bytes(text[: chance.randrange(len(text))] if chance.random() < 0.3 else text))
     left = iter([*texts, answer(201, CREATED)])
+    events: list[Outcome] = []
     with Server(reading_it_all(lambda peer: peer.say(next(left)))) as server:
         account, folder = client.settings(server.url)
         optipub = client.optipub(account)
-        events = [optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV)).send() for _ in [*texts, b""]]
+        for _ in [*texts, b""]:
+            events.append(optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV)).send())
+            server.ended.get(timeout=10)  # the connection is closed: the next upload does not run into that
     assert all(isinstance(event, Accepted | Refused | Deferred | Lost) for event in events[:-1])
     assert isinstance(events[-1], Accepted)
 
@@ -788,7 +813,8 @@ def test_nobody_listens(client: Client) -> None:
     assert f"127.0.0.1:{port} refuses connections: the file was not taken" in str(event)
 
 
-@pytest.mark.parametrize("host", ["dropzone.invalid", "a" * 64 + ".example"], ids=["unknown", "not encodable"])
+# Both fail in this machine's resolver, without a question to any network: more than 255 characters, more than 63.
+@pytest.mark.parametrize("host", [".".join(["a" * 60] * 5), "a" * 64 + ".example"], ids=["unknown", "not encodable"])
 def test_a_name_without_an_address(host: str, client: Client) -> None:
     """A host that DNS does not know, or that cannot even be asked for, is deferred."""
     event = client.send(f"https://{host}")
@@ -800,7 +826,7 @@ def test_a_name_without_an_address(host: str, client: Client) -> None:
 def test_a_handshake_that_does_not_come(client: Client) -> None:
     """A server that accepts and then says nothing of TLS is given up after the connect timeout."""
     with Server(Peer.hold) as server:
-        event = client.send(server.url.replace("http:", "https:"), account="")
+        event = client.send(server.url.replace("http:", "https:"), account=IMPATIENT)
     assert ordinary(event)
     assert "no connection to 127.0.0.1" in str(event)
 
@@ -1063,9 +1089,7 @@ def test_uploads_run_side_by_side(client: Client) -> None:
 
     with Server(script) as server, ThreadPoolExecutor(4) as pool:
         account, folder = client.settings(server.url)
-        optipub = client.optipub(
-            account.model_copy(update={"timeouts": account.timeouts.model_copy(update={"read": 9.0})})
-        )
+        optipub = client.optipub(account)
         contents = [b"email\n%d@example.com\n" % n for n in range(8)]
         uploads = [optipub.build(DROP, folder, io.BytesIO(each), len(each)) for each in contents]
         events = list(pool.map(Upload.send, uploads))
@@ -1087,14 +1111,13 @@ def test_an_upload_under_way_ends_on_a_closed_client(client: Client) -> None:
 
     with Server(script) as server, ThreadPoolExecutor(1) as pool:
         account, folder = client.settings(server.url)
-        optipub = client.optipub(
-            account.model_copy(update={"timeouts": account.timeouts.model_copy(update={"read": 9.0})})
-        )
+        optipub = client.optipub(account)
         sending = pool.submit(optipub.build(DROP, folder, io.BytesIO(CSV), len(CSV)).send)
         assert begun.wait(10)
         optipub.close()
         go.set()
         assert isinstance(sending.result(10), Accepted)
+        server.ended.get(timeout=10)  # the client has closed its end
 
 
 # ------------------------------------------------------------------------------------------ faults of our own

@@ -27,7 +27,6 @@ from dropzone import operate
 from dropzone.cli import render
 from dropzone.config import Config
 from dropzone.drop import FINISHED, Drop, State
-from dropzone.errors import LedgerError
 from dropzone.sandbox import Import, Sandbox
 from dropzone.wiring import lay_out, open_ledger
 
@@ -146,10 +145,11 @@ def _play(at: Path, sandbox: Sandbox) -> int:
     command = [sys.executable, "-m", "dropzone", "-c", str(at / "dropzone.yaml"), "run"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:  # noqa: S603
         assert daemon.stderr is not None
-        journal = threading.Thread(target=_tell_journal, args=(daemon.stderr, len(str(at))), daemon=True)
+        watching = threading.Event()
+        journal = threading.Thread(target=_tell_journal, args=(daemon.stderr, watching), daemon=True)
         journal.start()
         try:
-            _wait_for_the_start(config)
+            watching.wait(_PATIENCE_S)
             _title(f"Partners upload {len(_FILES)} files")
             for given in _FILES:
                 _upload(config, given)
@@ -171,23 +171,12 @@ def _upload(config: Config, given: _Given) -> None:
     part.rename(inbox / given.name)
 
 
-def _wait_for_the_start(config: Config) -> None:
-    """Until the daemon has made its ledger; a file that comes earlier would be found by the first scan as well."""
-    end = time.monotonic() + _PATIENCE_S
-    while not (config.state_dir / "ledger.db").exists() and time.monotonic() < end:
-        time.sleep(0.05)
-
-
 def _wait_for_the_end(config: Config) -> list[Drop]:
     """The drops, once each is finished or held, or when patience ends."""
     end = time.monotonic() + _PATIENCE_S
     drops: list[Drop] = []
     while time.monotonic() < end:
-        try:
-            ledger = open_ledger(config)
-        except LedgerError:  # the daemon has not made it yet
-            time.sleep(0.05)
-            continue
+        ledger = open_ledger(config)
         drops = ledger.find_drops()
         ledger.close()
         if len(drops) == len(_FILES) and all(drop.state in FINISHED | {State.HELD} for drop in drops):
@@ -196,14 +185,16 @@ def _wait_for_the_end(config: Config) -> list[Drop]:
     return drops
 
 
-def _tell_journal(lines: IO[str], _: int) -> None:
-    """Say what the daemon's journal says, as sentences."""
+def _tell_journal(lines: IO[str], watching: threading.Event) -> None:
+    """Say what the daemon's journal says, as sentences; set `watching` once it says so itself."""
     for line in lines:
         try:
             entry = json.loads(line)
         except ValueError:
             click.echo(f"   {line.rstrip()}")
             continue
+        if entry["event"] == "watching":
+            watching.set()
         where = f"{entry['folder']} {entry['drop'][-4:]}: " if "drop" in entry else ""
         colour = "yellow" if entry["level"] == "warning" else None
         click.secho(f"   {entry['timestamp'][11:23]}  {where}{entry['event']}", fg=colour)

@@ -147,7 +147,7 @@ def _as_tuple(value: object) -> object:
     if isinstance(value, list):
         return tuple(value)
     if isinstance(value, str):
-        raise kinds.wrong("must be a list, not one text", f'write ["{value}"]' if value.isprintable() else "")
+        raise kinds.wrong("must be a list, not one text", f'write ["{value}"]' if len(value) < 60 else "")
     if is_blank(value):
         raise kinds.wrong("has no value", 'as in ["*.csv"]')
     raise kinds.wrong(f"must be a list, not {kinds.shown(value)}", 'as in ["*.csv"]')

@@ -278,7 +278,12 @@ def _areas(keys: File, entries: list[_Entry]) -> Iterator[_Area]:
     for base, place in bases.items():
         for name in ("work", "done", "failed"):
             path = os.path.join(base, name)
-            yield _Area(path=path, kind="own", label=f"{printable(path)}, which is dropzone's own", place=place)
+            yield _Area(
+                path=os.path.realpath(path),
+                kind="own",
+                label=f"{printable(path)}, which is dropzone's own",
+                place=place,
+            )
     if keys.state_dir is not None:
         yield _Area(path=os.path.realpath(keys.state_dir), kind="state", label="state_dir", place=("state_dir",))
     for entry in entries:
