@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # What the promise rests on: every branch of it is to be run by a test (`make coverage`).
-PROMISE := drop.py folders.py ledger/* optipub.py pipeline.py readiness.py
+PROMISE := drop.py folders/* ledger/* optipub/* pipeline.py readiness.py
 
 .SHELLFLAGS := -ec
 MAKEFLAGS += --no-print-directory

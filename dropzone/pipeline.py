@@ -13,6 +13,7 @@ protocol in `optipub`, the rules for CSVs in `sheet`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import BinaryIO, Protocol, assert_never, cast
@@ -38,10 +39,13 @@ from dropzone.drop import (
 from dropzone.errors import Cancelled, DropzoneError, FolderError, LedgerError, printable
 from dropzone.folders import Bench, Folders
 from dropzone.ledger import Ledger
+from dropzone.sheet.rules import Rule
 
 DISTURBED_S = 5.0  # a client still writes: look again after
+ACCOUNT_S = 60.0  # the key cannot be read, say: a person has to mend it; try again after
 REFILE_S = 30.0  # a verdict that could not be filed: try again after
 FAULTS = 5  # unexpected errors in a row until a person has to look
+_TOO_BIG = Rule.TOO_BIG.what.partition("{")[0]
 _DECIDED = (State.ACCEPTED, State.REFUSED)
 _UNFINISHED_CHECKS = 2  # a file that took us down twice is not read a third time
 
@@ -116,7 +120,7 @@ class Pipeline:
                     raise
                 self._fault(drop, error)
                 drop = self._stumble(drop.id, error)
-                if drop.state is not State.QUEUED:
+                if drop.state in _DECIDED:
                     return self._now() + REFILE_S
         return self._now() if drop else None
 
@@ -142,8 +146,10 @@ class Pipeline:
 
     def _deliver(self, drop: Drop) -> Drop:
         folder = settings_of(drop)
+        if drop.cleared:
+            folder = _without_limit(folder)
         self._folders.bring_back(drop)
-        if not drop.cleared and drop.size > folder.guards.max_bytes:
+        if drop.size > folder.guards.max_bytes:
             why = f"the file has {drop.size:,} bytes, the folder allows {folder.guards.max_bytes:,}"
             return self._commit(drop, Withheld(guard="max_bytes", why=why))
         if self._folders.begin_check(drop) >= _UNFINISHED_CHECKS:
@@ -159,6 +165,8 @@ class Pipeline:
             self._folders.end_check(drop)
         if disturbed:
             return self._commit(drop, Postponed(due_at=self._now() + DISTURBED_S, why=disturbed))
+        if report.refused.startswith(_TOO_BIG):  # only seen in reading: it was packed, or it grew
+            return self._commit(drop, Withheld(guard="max_bytes", why=report.refused, report=report))
         if report.refused:
             return self._commit(drop, CheckFailed(report=report))
         if withheld := self._guard(drop, folder, report):
@@ -207,11 +215,8 @@ class Pipeline:
                 # Client, TLS context, key and request are made before the attempt is announced: a crash in here then
                 # costs nothing, instead of leaving an outcome that nobody knows.
                 upload = self._segments(drop.account).build(drop, folder, payload, size)
-            except FolderError:
-                raise
             except DropzoneError as error:
-                due_at = self._now() + delay(drop.deferrals + 1, initial_s=folder.retry.initial, max_s=folder.retry.max)
-                return self._commit(drop, Postponed(due_at=due_at, why=str(error)))
+                return self._commit(drop, Postponed(due_at=self._now() + ACCOUNT_S, why=str(error)))
             if self._stopping():
                 return drop
             attempted = Attempted(n=drop.tries + 1, digest=bench.prepared.digest, size=size, report=report)
@@ -270,6 +275,10 @@ class Pipeline:
             return self._commit(drop, Withheld(guard="faults", why=why))
         wait_s = delay(drop.faults + 1, initial_s=REFILE_S, max_s=900.0)
         return self._commit(drop, Postponed(due_at=self._now() + wait_s, why=why, fault=True))
+
+
+def _without_limit(folder: Folder) -> Folder:
+    return folder.model_copy(update={"guards": folder.guards.model_copy(update={"max_bytes": sys.maxsize})})
 
 
 @lru_cache(maxsize=256)

@@ -182,9 +182,9 @@ def _tell(event: Event) -> str:
         case Accepted(status=status, body=body, by=by):
             if by:
                 return f"accepted: {by} has found it in OptiPub"
-            return f"accepted: OptiPub answered {status} {printable(body)}"
+            return f"accepted: OptiPub answered {status} {body}"
         case Refused(blame=blame, evidence=evidence):
-            return f"refused: {blame}" + (f" [{printable(evidence)}]" if evidence else "")
+            return f"refused: {blame}" + (f" [{evidence}]" if evidence else "")
         case Deferred(due_at=due_at, cause=cause):
             return f"not taken, next try {stamp(due_at)}: {cause}"
         case Lost(cause=cause, sent=sent):

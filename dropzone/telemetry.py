@@ -30,6 +30,7 @@ class Journal:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _in_order,
             _plain_line if plain else structlog.processors.JSONRenderer(ensure_ascii=True),
         ]
         self._log = structlog.BoundLogger(structlog.WriteLogger(stream), processors, {})
@@ -67,6 +68,12 @@ class Journal:
             getattr(self._log, level)(what, **facts)
         except (OSError, ValueError):  # whoever reads has gone, or the disk is full: no reason to leave files lying
             self.lines_lost += 1
+
+
+def _in_order(_: object, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """When, how bad and what first: that is how `journalctl` is read."""
+    first = {name: entry.pop(name) for name in ("timestamp", "level", "event") if name in entry}
+    return first | dict(entry)
 
 
 def _plain_line(_: object, level: str, entry: MutableMapping[str, Any]) -> str:

@@ -97,7 +97,6 @@ class _Accounts:
         self._now = now
         self._lock = threading.Lock()
         self._open: dict[str, OptiPub] = {}
-        self._retired: list[OptiPub] = []
 
     def __call__(self, name: str) -> OptiPub:
         from dropzone.optipub import OptiPub
@@ -111,14 +110,14 @@ class _Accounts:
             return self._open[name]
 
     def replace(self, config: Config) -> None:
-        """Use the accounts of `config` from now on; uploads under way end on the old clients."""
+        """Use the accounts of `config` from now on; uploads under way end as they began."""
         with self._lock:
             self._config = config
-            self._retired += self._open.values()
+            self.close()
             self._open = {}
 
     def close(self) -> None:
-        for optipub in (*self._open.values(), *self._retired):
+        for optipub in self._open.values():
             optipub.close()
 
 

@@ -179,7 +179,7 @@ def test_each_mode_arrives_with_its_documented_fields_and_no_others(
 def test_what_is_sent_is_the_prepared_copy_and_what_is_filed_the_original(make: MakeScene, sandbox: Sandbox) -> None:
     """BOM, semicolons, blanks and CRLF are put right in what leaves, never in what was handed over."""
     scene = make("acme: {segment_id: 1, mode: lead, delimiter: auto}")
-    original = b'\xef\xbb\xbfvarr_a;Email\r\n "Ann" ;ann@example.com\r\n'
+    original = b"\xef\xbb\xbfvarr_a;Email\r\n Ann ;ann@example.com\r\n"
     with scene.turn() as turn:
         drop = run(turn, claimed(turn, original))
         assert filed(turn, drop).read_bytes() == original
@@ -268,6 +268,18 @@ def test_each_guard_holds_with_its_reason_until_a_person_lets_it_go(
         assert "released by ann" in log_of(turn, drop)
 
 
+def test_a_packed_file_is_measured_unpacked(make: MakeScene, sandbox: Sandbox) -> None:
+    """A small .gz that unpacks to more than `max_bytes` is held like any other that is too large."""
+    scene = make("acme: {segment_id: 1, mode: lead, guards: {max_bytes: 1000}}")
+    with scene.turn() as turn:
+        drop = run(turn, claimed(turn, gzip.compress(TEN * 20), name="a.csv.gz"))
+        assert drop.size < 1000
+        assert (drop.state, drop.guard) == (State.HELD, "max_bytes")
+        assert "larger than 1,000 bytes" in drop.reason
+        turn.ledger.commit(drop.id, Released(by="ann"), at=scene.clock.wall)
+        assert run(turn, drop).state is not State.HELD
+
+
 @pytest.mark.parametrize(
     ("settings", "rows"),
     [
@@ -314,7 +326,7 @@ def test_a_refused_file_is_failed_with_line_column_and_reason(scene: Scene, sand
         assert sorted(each.suffixes[-1] for each in path.parent.iterdir()) == [".csv", ".csv", ".log"]
         assert list((scene.config.root / "work").glob("[0-9A-Z]*")) == []
         assert_kept(scene, [drop])
-    assert sandbox.imports == ()
+    assert len(sandbox.imports) == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\x00\x01\x02", b"\xff\xfe\xff", b"PK\x03\x04", b"a" * 3_000_000])
@@ -331,7 +343,7 @@ def test_what_is_no_csv_ends_in_failed_or_held_with_a_log(scene: Scene, sandbox:
         assert drop.state in (State.FAILED, State.HELD)
         assert turn.faults == []
         assert_kept(scene, [drop])
-    assert sandbox.imports == ()
+    assert len(sandbox.imports) == 0
 
 
 def test_a_few_bad_rows_that_the_folder_allows_stay_behind(make: MakeScene, sandbox: Sandbox) -> None:
@@ -435,7 +447,7 @@ def test_a_dead_key_makes_the_whole_account_wait(make: MakeScene, sandbox: Sandb
     assert len(sandbox.imports) == 3
 
 
-# ------------------------------------------------------------------------------------------- restarts and returns
+# ------------------------------------------------------------------------------------------ after the restart
 
 
 class Died(BaseException):
@@ -510,7 +522,7 @@ def test_unexpected_errors_put_a_drop_off_five_times_and_then_hold_it(scene: Sce
         assert turn.faults == [error] * FAULTS
         assert error.__traceback__ is not None
         assert_kept(scene, [drop])
-    assert sandbox.imports == ()
+    assert len(sandbox.imports) == 0
     with scene.turn() as turn:
         turn.start()
         turn.ledger.commit(drop.id, Released(by="ann"), at=scene.clock.wall)
@@ -695,10 +707,10 @@ def test_a_file_that_a_client_still_writes_to_is_put_off(scene: Scene, sandbox: 
             assert (drop.state, drop.faults) == (State.QUEUED, 0)
             assert drop.reason == "a client still has the file open for writing"
             late.write(b"late@example.com,Late\n")
-        assert sandbox.imports == ()
+        assert kinds(turn, drop) == ["Claimed", "Postponed"]
         scene.clock.move(DISTURBED_S)
         assert run(turn, drop).state is State.DONE
-    assert sandbox.imports[0].rows == 3
+    assert [each.rows for each in sandbox.imports] == [3]
 
 
 def test_a_file_that_changes_while_it_is_read_is_put_off(scene: Scene, sandbox: Sandbox) -> None:
@@ -706,7 +718,7 @@ def test_a_file_that_changes_while_it_is_read_is_put_off(scene: Scene, sandbox: 
     with scene.turn() as turn:
         drop = claimed(turn)
         original = scene.config.root / "work" / drop.id / "original"
-        appended = []
+        appended: list[int] = []
 
         def append_once() -> bool:
             # The check asks whether to stop; by then it has the file open.
@@ -731,7 +743,7 @@ def test_a_file_that_ended_the_program_twice_is_held_until_somebody_looked(scene
         turn.folders.begin_check(drop)
         drop = run(turn, drop)
         assert (drop.state, drop.guard) == (State.HELD, "poison")
-        assert sandbox.imports == ()
+        assert len(sandbox.imports) == 0
         turn.ledger.commit(drop.id, Released(by="ann"), at=scene.clock.wall)
         assert run(turn, drop).state is State.DONE
 
@@ -739,15 +751,14 @@ def test_a_file_that_ended_the_program_twice_is_held_until_somebody_looked(scene
 @pytest.mark.parametrize("error", [RuntimeError(), disk_full()])
 def test_a_check_that_fails_is_no_check_that_ended_the_program(scene: Scene, error: Exception) -> None:
     """Errors that we live through do not poison a file."""
-    with scene.turn(failing("prepare: sync prepared copy", error, times=4)) as turn:
+    with scene.turn(failing("prepare: sync prepared copy", error, times=3)) as turn:
         drop = claimed(turn)
         for _ in range(3):
             with pytest.raises(FolderError) if isinstance(error, OSError) else contextlib.nullcontext():
                 turn.pipeline.run(drop.id)
             scene.clock.move(3600.0)
         turn.send()
-        assert now(turn, drop).state in (State.DONE, State.QUEUED)
-        assert now(turn, drop).guard == ""
+        assert now(turn, drop).state is State.DONE
 
 
 def test_an_account_that_cannot_be_made_ready_puts_the_drop_off(scene: Scene, sandbox: Sandbox) -> None:
@@ -810,7 +821,7 @@ def test_nothing_is_started_after_the_stop(scene: Scene, sandbox: Sandbox) -> No
             pipeline_of(turn, stopping=stop_at(call)).run(drop.id)
             assert kinds(turn, drop) == ["Claimed"]
             assert now(turn, drop) == drop
-        assert sandbox.imports == ()
+        assert len(sandbox.imports) == 0
         pipeline_of(turn, stopping=count).run(drop.id)
         assert now(turn, drop).state is State.DONE
         assert asked > 4

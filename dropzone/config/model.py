@@ -86,7 +86,7 @@ class AccountKeys(Model):
     )
     ca_file: _Path | None = Field(
         default=None,
-        description="A private certificate authority, PEM, to trust instead of the public ones.",
+        description="A private certificate authority, PEM, to trust beside those that the machine trusts.",
         examples=["/etc/dropzone/ca.pem"],
     )
     proxy: Annotated[str, kinds.PROXY] | None = Field(
