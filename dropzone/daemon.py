@@ -27,7 +27,7 @@ from typing import Protocol
 
 from dropzone.config import Config
 from dropzone.drop import Drop, Event, State
-from dropzone.errors import DropzoneError, FolderError, LedgerError
+from dropzone.errors import DropzoneError, FolderError, LedgerError, OperatorError
 from dropzone.folders import Folders
 from dropzone.intake import Intake
 from dropzone.ledger import Ledger
@@ -106,6 +106,22 @@ class Lanes:
         here.drops.append(id)
         if len(here.drops) == 1 and not here.busy:
             self._ready.append(lane)
+
+    def add_first(self, lane: str, account: str, id: str) -> None:
+        """Put a drop that is older than all others back to the head of its lane."""
+        self._known.add(id)
+        here = self._lanes.setdefault(lane, _Lane(account=account))
+        here.drops.insert(1 if here.busy else 0, id)
+        self._ready.append(lane)
+
+    def has(self, id: str) -> bool:
+        """Whether the drop is in a lane."""
+        return id in self._known
+
+    def is_busy(self, lane: str, id: str) -> bool:
+        """Whether the drop is being worked on right now."""
+        here = self._lanes.get(lane)
+        return here is not None and here.busy and here.drops[0] == id
 
     def take(self, now: float) -> tuple[str, str, str] | None:
         """The next (lane, account, drop ID) whose turn it is, or None. The lane is busy until `give_back`."""
@@ -223,6 +239,23 @@ class Daemon:
         """Whether files failed in this run or are held, and whether drops wait for another try."""
         held = bool(self._ledger.find_drops(states=[State.HELD, State.UNKNOWN], limit=1))
         return held or self._failed > 0, len(self._lanes) > 0 or self._fault != ""
+
+    def order(self, id: str, carry_out: Callable[[Drop], tuple[Drop, Event]]) -> Drop:
+        """Have an operator's order carried out on a drop that nobody works on, and let its lane look again.
+
+        Raises OperatorError where the drop is being worked on. Belongs to the loop's thread: see `call`.
+        """
+        drop = self._ledger.find_drop(id)
+        if drop is None:
+            raise OperatorError(f"there is no drop {id}", "'dropzone queue' lists what is there")
+        if self._lanes.is_busy(drop.lane, id):
+            raise OperatorError(f"{id} is being checked or sent right now", "Try again in a moment")
+        drop, event = carry_out(drop)
+        self._pipeline.announce(drop, event)
+        if not self._lanes.has(id):
+            self._lanes.add_first(drop.lane, drop.account, id)
+        self._lanes.wake()
+        return drop
 
     def configure(self, config: Config) -> None:
         """Go on with another configuration; drops that were claimed keep what they were claimed under."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dropzone.config import Config, Folder
-from dropzone.drop import Claimed, Drop, State, Withheld, make_id
+from dropzone.drop import Claimed, Drop, Event, State, Withheld, make_id
 from dropzone.errors import FolderError
 from dropzone.folders import Claim, Folders
 from dropzone.ledger import Ledger
@@ -27,7 +27,7 @@ class Intake:
     """What waits in the inboxes. Used by one thread.
 
     `now` is the wall clock (for drop IDs and rows), `monotonic` the one for quiet times. `left_alone` hears, once for
-    each file and reason, of what is not taken over and why.
+    each file and reason, of what is not taken over and why; `announce` of every committed event.
     """
 
     def __init__(
@@ -38,12 +38,14 @@ class Intake:
         now: Callable[[], float],
         monotonic: Callable[[], float],
         left_alone: Callable[[str, bytes, str], None] = lambda folder, name, why: None,
+        announce: Callable[[Drop, Event], None] = lambda drop, event: None,
     ) -> None:
         self._folders = folders
         self._ledger = ledger
         self._now = now
         self._monotonic = monotonic
         self._left_alone = left_alone
+        self._announce = announce
         self._config: dict[str, Folder] = {}
         self._candidates: dict[_Key, Candidate] = {}
         self._waiting: dict[_Key, Waiting | Unfit] = {}
@@ -123,7 +125,7 @@ class Intake:
                 why = f"it lies in {base / 'work' / claim.id}, but no folder {claim.folder!r} is configured any more"
                 self._left_alone(claim.folder, claim.name, why)
                 continue
-            drops += self._ledger.claim([_row(folder, claim, adopted=True)], at=self._now())
+            drops += self._enter([_row(folder, claim, adopted=True)])
         # If we die here: the mark in work/ is still the other ledger's, and the next start holds these.
         return drops if trusted else self._hold_adopted(base)
 
@@ -135,7 +137,9 @@ class Intake:
         for drop in self._ledger.find_drops(states=[State.QUEUED]):
             latest = self._ledger.history(drop.id)[-1].event
             if Path(drop.base) == base and isinstance(latest, Claimed) and latest.adopted:
-                held.append(self._ledger.commit(drop.id, Withheld(guard="no record", why=why), at=self._now()))
+                event = Withheld(guard="no record", why=why)
+                held.append(self._ledger.commit(drop.id, event, at=self._now()))
+                self._announce(held[-1], event)
         return held
 
     def _scan(self, folder: Folder, now: float) -> None:
@@ -190,7 +194,7 @@ class Intake:
             claims |= {claim.id: claim for claim in self._rename(self._config[folder], mine, faults)}
         # If we die here: the files are in work/ without rows; the next start adopts them.
         rows = [_row(self._config[folder], claims[id]) for folder, (id, _, _) in ready if id in claims]
-        drops = self._ledger.claim(rows, at=self._now()) if rows else []
+        drops = self._enter(rows) if rows else []
         for claim in claims.values():
             self._forget((claim.folder, claim.name))
         if faults:
@@ -210,6 +214,12 @@ class Intake:
                 self._look_again((folder.name, name), Unfit(self._monotonic() + UNFIT_S, str(fault)))
                 self._tell_once((folder.name, name), str(fault))
         return claims
+
+    def _enter(self, rows: Sequence[tuple[str, Claimed]]) -> list[Drop]:
+        drops = self._ledger.claim(rows, at=self._now())
+        for drop, (_, event) in zip(drops, rows, strict=True):
+            self._announce(drop, event)
+        return drops
 
     def _look_again(self, key: _Key, verdict: Waiting | Unfit) -> None:
         self._waiting[key] = verdict

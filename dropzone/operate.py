@@ -1,4 +1,4 @@
-"""What an operator can ask, as functions that return frozen results. Words and colours are the command line's.
+"""What an operator can ask and order, as functions that return frozen results. Words are the command line's.
 
 Reads the ledger and files, never the network; imports neither httpx nor watchdog nor structlog, so that an answer is
 there in a fraction of a second. Works with or without a running daemon.
@@ -15,10 +15,25 @@ from typing import BinaryIO
 
 from dropzone import sheet
 from dropzone.config import Config, Folder
-from dropzone.drop import FINISHED, Drop, Entry, Report, State
+from dropzone.drop import (
+    FINISHED,
+    Accepted,
+    Discarded,
+    Drop,
+    Entry,
+    Event,
+    Lost,
+    Postponed,
+    Released,
+    Report,
+    Resent,
+    Retried,
+    State,
+    Withheld,
+)
 from dropzone.errors import OperatorError, printable
 from dropzone.folders import Folders
-from dropzone.ledger import AccountFacts, Attempt, Reader
+from dropzone.ledger import AccountFacts, Attempt, Ledger, Reader
 
 OPEN_STATES = tuple(state for state in State if state not in FINISHED)
 
@@ -81,6 +96,60 @@ def show(ledger: Reader, id: str) -> Shown:
         attempts=tuple(ledger.attempts(drop.id)),
         path=Folders().where_is(drop),
     )
+
+
+ORDERS = ("hold", "release", "retry", "accept", "discard")
+
+
+def order(ledger: Ledger, what: str, drop: Drop, *, by: str, why: str, at: float) -> tuple[Drop, Event]:
+    """Carry out one order on a drop that nobody works on; the drop's new row and the event that was committed.
+
+    Raises OperatorError where the drop's state does not allow it, with what would be possible.
+    """
+    lost = any(isinstance(entry.event, Lost) for entry in ledger.history(drop.id))
+    event = _event_for(what, drop, lost=lost, by=by, why=why, at=at)
+    return ledger.commit(drop.id, event, at=at), event
+
+
+def find_drops_for(ledger: Reader, what: str) -> list[Drop]:
+    """All drops that `what` could be ordered for, oldest first: what ``ALL`` means."""
+    states = {
+        "hold": (State.QUEUED,),
+        "release": (State.HELD,),
+        "retry": (State.FAILED,),
+        "accept": (State.UNKNOWN, State.HELD),
+        "discard": (State.HELD,),
+    }[what]
+    drops = ledger.find_drops(states=states)
+    return [drop for drop in drops if what != "accept" or drop.guard == "unknown"]
+
+
+def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: float) -> Event:
+    match what, drop.state:
+        case "hold", State.QUEUED:
+            return Withheld(guard="operator", why=why or f"held by {by}")
+        case "release", State.HELD if lost and drop.guard == "unknown":
+            hint = f"Look there; then 'dropzone accept {drop.id}', or 'dropzone retry {drop.id}' to send it again"
+            raise OperatorError(f"{drop.id} may be in OptiPub already", hint)
+        case (("release" | "retry"), State.HELD):
+            return Released(by=by)
+        case "retry", State.QUEUED:
+            return Postponed(due_at=at, why=f"to be tried now, by {by}")
+        case "retry", State.UNKNOWN:
+            return Resent(by=by, why=why or "ordered")
+        case "retry", State.FAILED:
+            return Retried(by=by)
+        case "accept", (State.HELD | State.UNKNOWN) if lost:
+            return Accepted(status=None, body="", by=by)
+        case "accept", (State.HELD | State.QUEUED):
+            raise OperatorError(
+                f"{drop.id} was never sent, so OptiPub cannot have it", "'dropzone release' lets it go on"
+            )
+        case "discard", (State.QUEUED | State.HELD | State.UNKNOWN):
+            return Discarded(by=by, why=why or "ordered")
+        case _:
+            hint = f"'dropzone show {drop.id}' tells its history"
+            raise OperatorError(f"{drop.id} is {drop.state}: {what} is not for that", hint)
 
 
 def get_folder(config: Config, name: str) -> Folder:

@@ -201,13 +201,13 @@ def _tell(event: Event) -> str:
             assert_never(event)
 
 
-# The local part of an address, from its second character on. What the server says may quote rows.
-_LOCAL_PART = re.compile(r"(?<=[\w.+!#$%&'*/=?^`{|}~-])[\w.+!#$%&'*/=?^`{|}~-]*@(?=[\w-]+\.)")
+# The local part of an address. What the server says may quote rows. Each run of its characters is read once.
+_LOCAL_PART = re.compile(r"(?<![\w.+!#$%&'*/=?^`{|}~-])([\w.+!#$%&'*/=?^`{|}~-])[\w.+!#$%&'*/=?^`{|}~-]*+@(?=[\w-]+\.)")
 
 
 def _harmless(line: str) -> str:
     """`line` without a full address and without anything that could forge a line; its own escapes stay as they are."""
-    line = _LOCAL_PART.sub("…@", line)
+    line = _LOCAL_PART.sub(r"\1…@", line)
     return line if line.isprintable() else "".join(char if char.isprintable() else printable(char) for char in line)
 
 

@@ -10,17 +10,19 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dropzone import __version__
+from dropzone import __version__, operate
 from dropzone import config as configuration
 from dropzone.config import Config
 from dropzone.errors import ConfigError, DropzoneError, FolderError, OperatorError
 
 if TYPE_CHECKING:
     from dropzone.daemon import Daemon
-    from dropzone.ledger import Reader
+    from dropzone.drop import Drop
+    from dropzone.ledger import Ledger, Reader
     from dropzone.optipub import OptiPub
     from dropzone.telemetry import Journal
 
@@ -121,12 +123,65 @@ class _Accounts:
             optipub.close()
 
 
+def order(config: Config, what: str, ids: list[str], why: str) -> Iterator[Drop | OperatorError]:
+    """Have the daemon carry out `what` on each drop, or do it here where none runs; each drop's new row, or why not.
+
+    Raises OperatorError, LedgerError and FolderError where nothing can be ordered at all.
+    """
+    from dropzone.control import ask, user_name
+    from dropzone.daemon import state_lock
+    from dropzone.ledger.sqlite import SQLiteLedger
+
+    with contextlib.closing(open_ledger(config)) as reader:
+        for id in ids:
+            answer = ask(config.state_dir, {"order": what, "id": id, "why": why})
+            if answer is None:
+                with state_lock(config.state_dir), contextlib.closing(SQLiteLedger(config.state_dir)) as ledger:
+                    answer = _carry_out(ledger, what, id, user_name(os.getuid()), why)
+            if "error" in answer:
+                yield OperatorError(answer["error"], answer.get("hint", ""))
+            else:
+                yield operate.get_drop(reader, id)
+
+
+def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str) -> dict[str, str]:
+    try:
+        drop, _ = operate.order(ledger, what, operate.get_drop(ledger, id), by=by, why=why, at=time.time())
+    except DropzoneError as error:
+        return {"error": error.message, "hint": error.hint}
+    return {"state": drop.state}
+
+
+def _obedient(daemon: Daemon, ledger: Ledger) -> Callable[[dict[str, Any], str], dict[str, str]]:
+    """What the control socket does with a request: the loop carries it out, between two of its own steps."""
+
+    def obey(request: dict[str, Any], by: str) -> dict[str, str]:
+        what, id, why = str(request["order"]), str(request["id"]), str(request.get("why", ""))
+        answered: Future[dict[str, str]] = Future()
+
+        def carry_out() -> None:
+            try:
+                drop = daemon.order(id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time()))
+                answered.set_result({"state": drop.state})
+            except DropzoneError as error:
+                answered.set_result({"error": error.message, "hint": error.hint})
+
+        daemon.call(carry_out)
+        try:
+            return answered.result(timeout=20)
+        except TimeoutError:
+            return {"error": "the daemon is busy", "hint": "Try again in a moment"}
+
+    return obey
+
+
 @contextlib.contextmanager
 def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
     """A daemon on `config`, ready to `run`; holds the state lock, obeys signals, reloads `path` on SIGHUP.
 
     Raises LockedError, LedgerError and FolderError; on leaving, everything is closed.
     """
+    from dropzone.control import Control
     from dropzone.daemon import Daemon, notify, obey_signals, reloading, state_lock
     from dropzone.folders import Folders
     from dropzone.intake import Intake
@@ -145,9 +200,6 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         stack.callback(ledger.close)
         accounts = _Accounts(config, time.time)
         stack.callback(accounts.close)
-        intake = Intake(
-            folders=folders, ledger=ledger, now=time.time, monotonic=time.monotonic, left_alone=journal.left_alone
-        )
         pipeline = Pipeline(
             folders=folders,
             ledger=ledger,
@@ -155,8 +207,16 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             now=time.time,
             wait=lambda seconds: daemon.wait(seconds),  # noqa: PLW0108 - the daemon is made below
             stopping=lambda: daemon.stopping,
-            sinks=[journal.event, lambda *what: daemon.note(*what)],
+            sinks=[journal.event, lambda *what: daemon.note(*what)],  # noqa: PLW0108 - the same
             fault=journal.fault,
+        )
+        intake = Intake(
+            folders=folders,
+            ledger=ledger,
+            now=time.time,
+            monotonic=time.monotonic,
+            left_alone=journal.left_alone,
+            announce=pipeline.announce,
         )
         daemon = Daemon(
             config,
@@ -191,6 +251,8 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             notify(READY="1")
 
         obey_signals(daemon, reload, journal)
+        control = Control(config.state_dir, _obedient(daemon, ledger))
+        stack.callback(control.close)
         # Watching begins before the first scan: what comes in between is then seen twice instead of never.
         look_out(config)
         daemon.start()

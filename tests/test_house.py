@@ -31,6 +31,7 @@ RANKS = {
     "sheet": 2,
     "receipt": 2,
     "folders": 3,
+    "control": 3,
     "ledger": 3,
     "optipub": 3,
     "watch": 3,

@@ -14,7 +14,7 @@ import click
 
 from dropzone import __version__, receipt
 from dropzone import config as configuration
-from dropzone.cli import render
+from dropzone.cli import orders, render
 from dropzone.cli.exits import Exit, table
 from dropzone.config import Config
 from dropzone.drop import State
@@ -217,6 +217,9 @@ def show(ctx: click.Context, id: str, as_json: bool) -> None:
         render.json_lines([receipt.as_dict(shown.drop) | members])
     else:
         render.show(shown)
+
+
+orders.add_to(cli)
 
 
 @cli.group()

@@ -213,6 +213,9 @@ def _look_round(config: Config, drops: Iterable[Drop], ended: int) -> None:
         render.queue(operate.queue(ledger), time.time())
     finally:
         ledger.close()
+    for drop in drops:
+        if drop.state is State.HELD:
+            click.echo(f"   (look in OptiPub, then: dropzone accept {drop.id}, or dropzone retry {drop.id})")
     _title("The folders: originals as they came, each with its log")
     for path in sorted(config.root.rglob("*")):
         if path.is_file() and path.name != ".ledger":

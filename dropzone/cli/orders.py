@@ -1,0 +1,81 @@
+"""The orders on drops: hold, release, retry, accept, discard. All take their drops in the same way."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+
+import click
+
+from dropzone import operate
+from dropzone.cli import render
+from dropzone.cli.exits import Exit
+from dropzone.config import Config
+from dropzone.errors import OperatorError
+
+_ORDERS = {
+    "hold": "Keep waiting drops back until they are released.",
+    "release": "Let held drops go on; guards do not hold them again.",
+    "retry": "Try failed, waiting or unknown drops again now. What is unknown may then reach OptiPub twice.",
+    "accept": "Say that drops whose outcome is unknown are in OptiPub; they go to done/.",
+    "discard": "Give drops up; they go to failed/, unsent.",
+}
+_HOW = """{does}
+
+IDs may be cut short; - reads them from standard input; ALL, in capitals, means every drop that the order fits.
+
+\b
+Example:
+  dropzone {what} 2N23520SJ9AH
+  dropzone queue --json | jq -r .id | dropzone {what} -
+"""
+
+
+def add_to(group: click.Group) -> None:
+    """Add a command for each order to `group`."""
+    for what in _ORDERS:
+        _add(group, what)
+
+
+def _add(group: click.Group, what: str) -> None:
+    @group.command(what, help=_HOW.format(what=what, does=_ORDERS[what]), short_help=_ORDERS[what])
+    @click.argument("ids", metavar="ID… | - | ALL", nargs=-1, required=True)
+    @click.option("--why", default="", metavar="TEXT", help="The reason, for the history and the log.")
+    @click.option("--yes", is_flag=True, help="Do not ask back for ALL.")
+    @click.pass_context
+    def command(ctx: click.Context, *, ids: tuple[str, ...], why: str, yes: bool) -> None:
+        from dropzone import wiring
+
+        loaded = ctx.obj.load()
+        refused = 0
+        for result in wiring.order(loaded, what, _choose(loaded, what, ids, yes=yes), why):
+            if isinstance(result, OperatorError):
+                render.error(result.message, result.hint)
+                refused += 1
+            else:
+                click.echo(f"{result.id} {result.folder}: {result.state}")
+        ctx.exit(Exit.FAILED if refused else Exit.DONE)
+
+
+def _choose(loaded: Config, what: str, ids: tuple[str, ...], *, yes: bool) -> list[str]:
+    """The full IDs of the drops that the command line means. Raises OperatorError, before anything is ordered."""
+    from dropzone.wiring import open_ledger
+
+    with closing(open_ledger(loaded)) as ledger:
+        if ids == ("ALL",):
+            drops = operate.find_drops_for(ledger, what)
+            if not drops:
+                raise OperatorError(f"there is no drop to {what}", "'dropzone queue' lists what is there")
+            if not yes:
+                _ask_back(what, len(drops))
+            return [drop.id for drop in drops]
+        if ids == ("-",):
+            ids = tuple(sys.stdin.read().split())
+        return [operate.get_drop(ledger, id).id for id in ids]
+
+
+def _ask_back(what: str, count: int) -> None:
+    question = f"{what} {count} drop{'s' if count != 1 else ''}?"
+    if not sys.stdin.isatty():
+        raise OperatorError(f"{question} Nobody can be asked here", "Add --yes")
+    click.confirm(question, abort=True)

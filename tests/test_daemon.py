@@ -1,0 +1,832 @@
+"""The loop over real parts: lanes, the pool, pauses, reloads, the stop, the lock, and what systemd is told."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scene import KEY, Scene, Step, assert_kept, make_scene, no_step
+
+from dropzone import config as configuration
+from dropzone.config import Config
+from dropzone.daemon import (
+    ENVIRONMENT_S,
+    LONGEST_SLEEP_S,
+    Daemon,
+    Lanes,
+    LockedError,
+    notify,
+    obey_signals,
+    reloading,
+    state_lock,
+)
+from dropzone.drop import Attempted, Drop, Event, State, Withheld, make_id
+from dropzone.errors import FolderError, LedgerError
+from dropzone.folders import Folders
+from dropzone.intake import Intake
+from dropzone.ledger.sqlite import SQLiteLedger
+from dropzone.optipub import OptiPub
+from dropzone.pipeline import Pipeline
+from dropzone.sandbox import Sandbox
+from dropzone.telemetry import Journal
+from dropzone.wiring import lay_out
+
+ROWS = b"email\nann@example.com\n"
+TWO = "acme: {segment_id: 1, mode: lead}\nglobex: {segment_id: 2, mode: lead}"
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(key=KEY) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def scene(tmp_path: Path, sandbox: Sandbox) -> Scene:
+    return make_scene(tmp_path, sandbox.url, folders=TWO)
+
+
+class Kit:
+    """A daemon on real parts, on the clocks of the scene or, `in_real_time`, on those of the machine."""
+
+    def __init__(self, scene: Scene, step: Step = no_step, *, in_real_time: bool = False) -> None:
+        clock = scene.clock
+        wall = time.time if in_real_time else lambda: clock.wall
+        monotonic = time.monotonic if in_real_time else lambda: clock.monotonic
+        self.scene = scene
+        self.events: list[tuple[Drop, Event]] = []
+        self.most_at_once = 0
+        self._out = io.StringIO()
+        self._optipub = OptiPub(scene.config.accounts["main"], now=wall)
+        journal = Journal(self._out, plain=False)
+        folders = Folders(step=step)
+        self.ledger = SQLiteLedger(scene.config.state_dir, step=step)
+        self.intake = Intake(
+            folders=folders, ledger=self.ledger, now=wall, monotonic=monotonic, left_alone=journal.left_alone
+        )
+        pipeline = Pipeline(
+            folders=folders,
+            ledger=self.ledger,
+            segments=lambda name: self._optipub,
+            now=wall,
+            wait=lambda seconds: self.daemon.wait(seconds),
+            stopping=lambda: self.daemon.stopping,
+            sinks=[
+                journal.event,
+                lambda drop, event: self.daemon.note(drop, event),
+                lambda drop, event: self.events.append((drop, event)),
+            ],
+            fault=journal.fault,
+        )
+        self.daemon = Daemon(
+            scene.config,
+            folders=folders,
+            ledger=self.ledger,
+            intake=self.intake,
+            pipeline=pipeline,
+            voice=journal,
+            now=wall,
+            monotonic=monotonic,
+        )
+
+    def turn(self) -> float:
+        """Tick, and let what that started end, until nothing is under way; the seconds until there may be more."""
+        while True:
+            wait_s = self.daemon.tick()
+            self.most_at_once = max(self.most_at_once, len(self.daemon._running))
+            if not self.daemon._running:
+                return wait_s
+            self.daemon._answer_calls(PATIENCE_S)
+
+    def after(self, seconds: float) -> float:
+        self.scene.clock.move(seconds)
+        return self.turn()
+
+    def settle(self) -> None:
+        """Let every file that is there become quiet, and take each as far as it goes now."""
+        for _ in range(3):
+            self.after(15.0)
+
+    def states(self) -> dict[str, State]:
+        return {os.fsdecode(drop.name): drop.state for drop in self.ledger.find_drops()}
+
+    def said(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._out.getvalue().splitlines()]
+
+    def told(self, text: str) -> list[dict[str, Any]]:
+        """The lines of the journal whose sentence holds `text`."""
+        return [entry for entry in self.said() if text in entry["event"]]
+
+    def close(self) -> None:
+        self.daemon._pool.shutdown()
+        self._optipub.close()
+        self.ledger.close()
+
+
+@contextlib.contextmanager
+def kit_on(scene: Scene, step: Step = no_step, *, in_real_time: bool = False) -> Iterator[Kit]:
+    """A kit, not started."""
+    kit = Kit(scene, step, in_real_time=in_real_time)
+    try:
+        yield kit
+    finally:
+        kit.close()
+
+
+@pytest.fixture
+def kit(scene: Scene) -> Iterator[Kit]:
+    """A kit, started."""
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        yield kit
+
+
+def failing(at: str, *, times: int = 1, number: int = errno.ENOSPC) -> Step:
+    """A step that fails at the effect `at`, so many times, as a full disk does."""
+    left = times
+
+    def step(name: str) -> None:
+        nonlocal left
+        if name == at and left:
+            left -= 1
+            raise OSError(number, os.strerror(number))
+
+    return step
+
+
+def changed(scene: Scene, old: str, new: str) -> Config:
+    """The configuration with a change, as a reload would read it."""
+    file = scene.at / "dropzone.yaml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    return configuration.load(file)
+
+
+# ---------------------------------------------------------------------------------------------------------- lanes
+
+
+def taken(lanes: Lanes, now: float = 0.0) -> list[str]:
+    """The drops whose turn it is, all at once."""
+    ids = []
+    while (found := lanes.take(now)) is not None:
+        ids.append(found[2])
+    return ids
+
+
+def test_a_lane_gives_one_drop_at_a_time_oldest_first() -> None:
+    """The second only after the first is through."""
+    lanes = Lanes()
+    for id in ("1", "2", "3"):
+        lanes.add("main/1", "main", id)
+    for id in ("1", "2", "3"):
+        assert lanes.take(0.0) == ("main/1", "main", id)
+        assert lanes.take(0.0) is None
+        lanes.give_back("main/1", None)
+    assert lanes.take(0.0) is None
+    assert len(lanes) == 0
+
+
+def test_lanes_take_turns() -> None:
+    """A lane with a hundred drops does not keep a lane with one waiting."""
+    lanes = Lanes()
+    for number in range(100):
+        lanes.add("main/1", "main", f"a{number}")
+    lanes.add("main/2", "main", "b")
+    lanes.add("other/1", "other", "c")
+    order = []
+    for _ in range(4):
+        found = lanes.take(0.0)
+        assert found is not None
+        order.append(found[2])
+        lanes.give_back(found[0], None)
+    assert order == ["a0", "b", "c", "a1"]
+
+
+def test_a_head_that_must_wait_blocks_its_lane_only() -> None:
+    """Order within the lane is kept; the others go on; when it is due the head comes again."""
+    lanes = Lanes()
+    for lane, id in (("main/1", "a1"), ("main/1", "a2"), ("main/2", "b1"), ("main/2", "b2")):
+        lanes.add(lane, "main", id)
+    assert taken(lanes) == ["a1", "b1"]
+    lanes.give_back("main/1", 50.0)
+    lanes.give_back("main/2", None)
+    assert lanes.next_due() == 50.0
+    assert taken(lanes, 49.9) == ["b2"]
+    lanes.give_back("main/2", None)
+    assert taken(lanes, 50.0) == ["a1"]
+    lanes.give_back("main/1", None)
+    assert taken(lanes, 50.0) == ["a2"]
+    assert lanes.next_due() == float("inf")
+
+
+def test_a_drop_that_is_added_behind_a_waiting_head_waits_too() -> None:
+    """It neither overtakes the head nor makes it go early."""
+    lanes = Lanes()
+    lanes.add("main/1", "main", "a1")
+    assert taken(lanes) == ["a1"]
+    lanes.add("main/1", "main", "a2")
+    assert taken(lanes) == []
+    lanes.give_back("main/1", 50.0)
+    lanes.add("main/1", "main", "a3")
+    assert taken(lanes, 10.0) == []
+    assert taken(lanes, 50.0) == ["a1"]
+
+
+def test_waking_lets_every_waiting_lane_look_again() -> None:
+    """After a reload: perhaps the account that they waited for is mended."""
+    lanes = Lanes()
+    for lane in ("main/1", "main/2"):
+        lanes.add(lane, "main", lane)
+        assert taken(lanes) == [lane]
+        lanes.give_back(lane, 900.0)
+    lanes.wake()
+    assert taken(lanes) == ["main/1", "main/2"]
+    assert lanes.next_due() == float("inf")
+
+
+def test_a_drop_is_in_its_lane_once() -> None:
+    """Added again while it waits or is under way it is not sent twice; afterwards it may come back."""
+    lanes = Lanes()
+    lanes.add("main/1", "main", "a")
+    lanes.add("main/1", "main", "a")
+    assert len(lanes) == 1
+    assert taken(lanes) == ["a"]
+    lanes.add("main/1", "main", "a")
+    lanes.give_back("main/1", None)
+    assert taken(lanes) == []
+    lanes.add("main/1", "main", "a")
+    assert taken(lanes) == ["a"]
+
+
+# ------------------------------------------------------------------------------------------------- tick by hand
+
+
+def test_a_file_goes_all_the_way_by_ticks(kit: Kit, sandbox: Sandbox) -> None:
+    """Each tick says how long nothing can happen; at the end file and log lie in done/."""
+    scene = kit.scene
+    assert kit.turn() == 15.0
+    scene.put("a.csv", ROWS, folder="acme")
+    kit.daemon.hear(scene.config.folders["acme"].path, b"a.csv")
+    assert kit.turn() == 2.0
+    assert kit.after(2.0) == 13.0
+    assert kit.states() == {"a.csv": State.DONE}
+    assert [each.segment for each in sandbox.imports] == [1]
+    assert kit.daemon.left_over() == (False, False)
+    assert_kept(scene, kit.ledger.find_drops())
+
+
+def test_the_scan_finds_what_no_event_told_of(kit: Kit) -> None:
+    """Inotify may say nothing at all."""
+    kit.scene.put("a.csv", ROWS, folder="globex")
+    kit.settle()
+    assert kit.states() == {"a.csv": State.DONE}
+
+
+def test_events_of_other_directories_are_nobodys_business(kit: Kit, tmp_path: Path) -> None:
+    """A sub-folder of an inbox, a folder that is not in the configuration."""
+    kit.turn()
+    kit.daemon.hear(tmp_path, b"a.csv")
+    kit.daemon.hear(kit.scene.config.folders["acme"].path / "deeper", b"a.csv")
+    assert kit.turn() == 15.0
+
+
+def test_no_more_drops_are_under_way_than_allowed(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Ten lanes, `concurrency: 3`: three at once, and all are done in the end."""
+    folders = "\n".join(f"f{number}: {{segment_id: {number}, mode: lead}}" for number in range(1, 11))
+    scene = make_scene(tmp_path, sandbox.url, folders=folders)
+    scene = replace(scene, config=changed(scene, "accounts:", "concurrency: 3\naccounts:"))
+    for folder in scene.config.folders:
+        scene.put("a.csv", ROWS, folder=folder)
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        kit.settle()
+        assert kit.most_at_once == 3
+        assert len(sandbox.imports) == 10
+
+
+def test_files_of_one_segment_arrive_in_order_through_deferrals(kit: Kit, sandbox: Sandbox) -> None:
+    """The head of one lane breaks off and must wait: its lane waits with it, the other goes on."""
+    sandbox.fault("drop_during", segment=1, after_bytes=50)
+    for number in range(3):
+        kit.scene.put(f"a{number}.csv", b"email\na%d@example.com\n" % number, folder="acme")
+        kit.scene.put(f"g{number}.csv", b"email\ng%d@example.com\n" % number, folder="globex")
+    kit.settle()
+    applied = [each for each in sandbox.imports if each.applied]
+    for segment, letter in ((1, "a"), (2, "g")):
+        firsts = [each.first[0] for each in applied if each.segment == segment]
+        assert firsts == [f"{letter}{number}@example.com" for number in range(3)]
+    kinds = [(drop.lane, type(event)) for drop, event in kit.events]
+    assert [lane for lane, kind in kinds if kind is Attempted].count("main/1") == 4
+
+
+def test_a_dead_key_stops_every_lane_of_its_account(kit: Kit, sandbox: Sandbox) -> None:
+    """One 401 and no further request for a quarter of an hour; nothing is checked meanwhile; then all go."""
+    sandbox.fault("status", status=401)
+    kit.scene.put("a.csv", ROWS, folder="acme")
+    kit.settle()
+    kit.scene.put("b.csv", ROWS, folder="acme")
+    kit.scene.put("g.csv", ROWS, folder="globex")
+    kit.settle()
+    assert len(sandbox.imports) == 1
+    assert set(kit.states().values()) == {State.QUEUED}
+    assert kit.daemon.left_over() == (False, True)
+    assert kit.after(900.0) > 0
+    kit.settle()
+    assert set(kit.states().values()) == {State.DONE}
+
+
+def test_a_reload_lets_a_waiting_account_try_at_once(kit: Kit, sandbox: Sandbox) -> None:
+    """Whoever has mended the key need not wait; what is not due by itself still waits."""
+    sandbox.fault("drop_during", after_bytes=50)
+    kit.scene.put("a.csv", ROWS, folder="acme")
+    kit.settle()
+    kit.daemon.configure(kit.scene.config)
+    kit.settle()
+    assert kit.states() == {"a.csv": State.DONE}
+
+
+# ---------------------------------------------------------------------------------------------------------- start
+
+
+def test_the_start_takes_up_what_an_earlier_run_left(scene: Scene, sandbox: Sandbox) -> None:
+    """Queued drops, one found sending, and a file in work/ without a row."""
+    scene.put("1.csv", ROWS, folder="acme")
+    with scene.turn() as turn:
+        turn.start()
+        (sending,) = turn.take()
+        turn.ledger.commit(sending.id, attempted(turn.ledger, sending), at=scene.clock.wall)
+        scene.put("2.csv", ROWS, folder="acme")
+        turn.take()
+    orphan(scene, "3.csv")
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        kit.turn()
+        assert kit.states() == {"1.csv": State.HELD, "2.csv": State.DONE, "3.csv": State.DONE}
+        assert kit.daemon.left_over() == (True, False)
+    assert len(sandbox.imports) == 2
+
+
+def attempted(_: SQLiteLedger, drop: Drop) -> Attempted:
+    from dropzone.drop import Report  # noqa: PLC0415
+
+    return Attempted(n=drop.tries + 1, digest="", size=0, report=Report())
+
+
+def orphan(scene: Scene, name: str, folder: str = "acme") -> None:
+    """A file in work/ without a row, as a crash right after the rename leaves it."""
+    scene.put(name, ROWS, folder=folder)
+    folders, here = Folders(), scene.config.folders[folder]
+    look = folders.look(here, os.fsencode(name))
+    assert look is not None
+    scene.clock.move(0.01)
+    assert folders.claim(here, [(make_id(scene.clock.wall), os.fsencode(name), look)])[0]
+
+
+def test_a_ledger_that_is_another_one_is_said_so_and_nothing_is_sent(scene: Scene, sandbox: Sandbox) -> None:
+    """The state folder was lost: what lies in work/ is held, and what comes now is sent."""
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+    orphan(scene, "old.csv")
+    for file in scene.config.state_dir.glob("ledger.db*"):
+        file.unlink()
+    scene.put("new.csv", ROWS, folder="acme")
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        kit.settle()
+        assert kit.states() == {"old.csv": State.HELD, "new.csv": State.DONE}
+        (line,) = kit.told("the ledger is not the one that knew this work folder")
+        assert line["path"] == str(scene.config.root / "work")
+    assert len(sandbox.imports) == 1
+
+
+def test_a_folder_that_cannot_be_used_is_reported_with_its_mend(scene: Scene) -> None:
+    """The inbox is missing: said at the start; the others work; made later, it works without a restart."""
+    inbox = scene.config.folders["acme"].path
+    inbox.rmdir()
+    scene.put("g.csv", ROWS, folder="globex")
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        (line,) = kit.told("a folder cannot be used")
+        assert line["folder"] == "acme"
+        assert "Make it with 'dropzone init'" in line["why"]
+        kit.settle()
+        inbox.mkdir()
+        scene.put("a.csv", ROWS, folder="acme")
+        kit.settle()
+        assert kit.states() == {"g.csv": State.DONE, "a.csv": State.DONE}
+
+
+# --------------------------------------------------------------------------------------------------------- reload
+
+
+def test_a_folder_that_is_added_works_after_the_reload(kit: Kit) -> None:
+    """With a spool of its own: its work/ is taken up, its inbox scanned, its events heard."""
+    spool = kit.scene.at / "spool"
+    config = changed(kit.scene, "globex:", f"initech: {{segment_id: 3, mode: lead, spool: {spool}}}\n  globex:")
+    lay_out(config)
+    inbox = config.folders["initech"].path
+    (inbox / "i.csv").write_bytes(ROWS)
+    kit.turn()
+    kit.daemon.configure(config)
+    kit.daemon.hear(inbox, b"i.csv")
+    kit.turn()
+    kit.after(2.0)
+    assert kit.states() == {"i.csv": State.DONE}
+    assert len(list((spool / "done" / "initech").rglob("*.log"))) == 1
+
+
+def test_a_folder_that_is_removed_is_left_alone_after_the_reload(kit: Kit) -> None:
+    """Its files stay; its drops that were claimed before still go their way."""
+    kit.scene.put("a.csv", ROWS, folder="acme")
+    kit.settle()
+    config = changed(kit.scene, "  acme: {segment_id: 1, mode: lead}\n", "")
+    kit.daemon.configure(config)
+    kit.scene.put("b.csv", ROWS, folder="acme")
+    kit.daemon.hear(kit.scene.config.folders["acme"].path, b"b.csv")
+    kit.settle()
+    assert kit.states() == {"a.csv": State.DONE}
+
+
+# ------------------------------------------------------------------------------------------- the machine is at fault
+
+
+def test_a_full_disk_pauses_everything_with_one_alert_and_heals_by_itself(scene: Scene, sandbox: Sandbox) -> None:
+    """Tried again each minute, however long it takes; no file is judged; one line when it begins, one when it ends."""
+    with kit_on(scene, failing("prepare: sync prepared copy", times=5)) as kit:
+        kit.daemon.start()
+        scene.put("a.csv", ROWS, folder="acme")
+        kit.settle()
+        scene.put("g.csv", ROWS, folder="globex")
+        assert 0 < kit.daemon.tick() <= ENVIRONMENT_S
+        assert kit.daemon.left_over() == (False, True)
+        for _ in range(3):
+            kit.after(ENVIRONMENT_S)
+        assert len(kit.told("intake and sending pause: the machine is at fault")) == 1
+        assert kit.told("the machine's fault is over") == []
+        assert "No space left on device" in kit.said()[-1]["fault"]
+        for _ in range(6):
+            kit.after(ENVIRONMENT_S)
+        assert kit.states() == {"a.csv": State.DONE, "g.csv": State.DONE}
+        assert len(kit.told("intake and sending pause: the machine is at fault")) == 1
+        assert len(kit.told("the machine's fault is over")) == 1
+        assert all(drop.faults == 0 for drop in kit.ledger.find_drops())
+        assert kit.daemon.left_over() == (False, False)
+    assert len(sandbox.imports) == 2
+
+
+def test_nothing_is_looked_at_during_the_pause(scene: Scene) -> None:
+    """Neither inboxes nor lanes, until the minute is over."""
+    with kit_on(scene, failing("claim: make work/ID")) as kit:
+        kit.daemon.start()
+        scene.put("a.csv", ROWS, folder="acme")
+        kit.settle()
+        assert kit.states() == {}
+        for _ in range(5):
+            kit.after(10.0)
+        assert kit.states() == {}
+        kit.after(10.0)
+        assert kit.states() == {"a.csv": State.DONE}
+
+
+FAULTS = ["claim: make work/ID", "claim: sync folder", "claim: rename", "ledger: commit Claimed"]
+
+
+@pytest.mark.parametrize("at", FAULTS)
+def test_files_that_were_being_taken_over_when_the_disk_was_full_are_not_forgotten(
+    scene: Scene, sandbox: Sandbox, at: str
+) -> None:
+    """With or without a row, in work/ or still in the inbox: each is sent once after the pause, without a restart."""
+    with kit_on(scene, failing(at)) as kit:
+        kit.daemon.start()
+        for name in ("1.csv", "2.csv", "3.csv"):
+            scene.put(name, ROWS, folder="acme")
+            scene.put(name.replace(".", "-g."), ROWS, folder="globex")
+        kit.settle()
+        assert len(kit.told("intake and sending pause")) == 1
+        kit.after(ENVIRONMENT_S)
+        kit.settle()
+        assert set(kit.states().values()) == {State.DONE}
+        assert len(kit.states()) == 6
+        assert_kept(scene, kit.ledger.find_drops())
+    assert len(sandbox.imports) == 6
+
+
+def test_a_reload_during_a_full_disk_is_finished_later(scene: Scene) -> None:
+    """The new folder's work/ cannot be marked: the daemon goes on, and takes it up when the disk is free."""
+    spool = scene.at / "spool"
+    at_start = 1
+
+    def step(name: str) -> None:
+        nonlocal at_start
+        if name == "mark: rename":
+            at_start -= 1
+            if -3 < at_start < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    with kit_on(scene, step) as kit:
+        kit.daemon.start()
+        config = changed(scene, "globex:", f"initech: {{segment_id: 3, mode: lead, spool: {spool}}}\n  globex:")
+        lay_out(config)
+        (config.folders["initech"].path / "i.csv").write_bytes(ROWS)
+        kit.daemon.configure(config)
+        kit.settle()
+        assert kit.states() == {}
+        assert len(kit.told("intake and sending pause")) == 1
+        for _ in range(3):
+            kit.after(ENVIRONMENT_S)
+        assert kit.states() == {"i.csv": State.DONE}
+        assert Folders().read_mark(spool) == kit.ledger.id
+
+
+def test_a_work_folder_that_is_gone_does_not_keep_the_others_waiting(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A mount vanished together with a full disk elsewhere: its folder is reported, the rest goes on."""
+    spool = tmp_path / "spool"
+    folders = f"acme: {{segment_id: 1, mode: lead}}\nglobex: {{segment_id: 2, mode: lead, spool: {spool}}}"
+    scene = make_scene(tmp_path, sandbox.url, folders=folders)
+    with kit_on(scene, failing("claim: make work/ID")) as kit:
+        kit.daemon.start()
+        spool.rename(tmp_path / "away")
+        scene.put("a.csv", ROWS, folder="acme")
+        scene.put("g.csv", ROWS, folder="globex")
+        kit.settle()
+        kit.after(ENVIRONMENT_S)
+        assert kit.states() == {"a.csv": State.DONE}
+        assert kit.told("a work folder cannot be used")[0]["path"] == str(spool / "work")
+        assert [line["name"] for line in kit.told("left alone")] == ["g.csv"]
+        (tmp_path / "away").rename(spool)
+        kit.after(ENVIRONMENT_S)
+        assert kit.states() == {"a.csv": State.DONE, "g.csv": State.DONE}
+
+
+def test_a_fault_that_comes_back_while_recovering_keeps_the_pause(scene: Scene) -> None:
+    """Adopting needs the disk as well: one alert all the same, and no file is lost."""
+    with kit_on(scene, failing("ledger: commit Claimed", times=4)) as kit:
+        kit.daemon.start()
+        scene.put("a.csv", ROWS, folder="acme")
+        kit.settle()
+        for _ in range(3):
+            kit.after(ENVIRONMENT_S)
+        assert kit.states() == {}
+        for _ in range(2):
+            kit.after(ENVIRONMENT_S)
+        assert kit.states() == {"a.csv": State.DONE}
+        assert len(kit.told("intake and sending pause")) == 1
+
+
+def test_descriptors_that_run_out_while_recovering_keep_the_pause(scene: Scene) -> None:
+    """The work folder cannot be opened: that is the machine's fault, not the folder's."""
+    import resource  # noqa: PLC0415
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with kit_on(scene, failing("ledger: commit Claimed")) as kit:
+        kit.daemon.start()
+        scene.put("a.csv", ROWS, folder="acme")
+        kit.settle()
+        scene.clock.move(ENVIRONMENT_S)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            assert kit.daemon.tick() == ENVIRONMENT_S
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert kit.told("a work folder cannot be used") == []
+        kit.after(ENVIRONMENT_S)
+        assert kit.states() == {"a.csv": State.DONE}
+
+
+# ------------------------------------------------------------------------------------------------ run and the stop
+
+FAST = "settle: 20ms, settle_unseen: 20ms, scan: 1s, retry: {initial: 50ms, max: 100ms}"
+
+
+@pytest.fixture
+def quick(tmp_path: Path, sandbox: Sandbox) -> Scene:
+    """A scene for the machine's own clocks."""
+    return make_scene(tmp_path, sandbox.url, folders=TWO, defaults=FAST)
+
+
+@contextlib.contextmanager
+def running(kit: Kit, *, once: bool = False) -> Iterator[threading.Thread]:
+    """The daemon's loop in a thread; it must have ended by the end of the block, or soon after."""
+    kit.daemon.start()
+    thread = threading.Thread(target=kit.daemon.run, kwargs={"once": once})
+    thread.start()
+    try:
+        yield thread
+    finally:
+        if thread.is_alive() and not once:
+            kit.daemon.stop()
+        thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def test_once_deals_with_what_is_there_and_ends(quick: Scene, sandbox: Sandbox) -> None:
+    """It waits for files to settle, takes each as far as it goes, and does not wait for more."""
+    quick.put("a.csv", ROWS, folder="acme")
+    quick.put("b.csv", b"email\nnobody\n", folder="acme")
+    quick.put("g.csv", ROWS, folder="globex")
+    with kit_on(quick, in_real_time=True) as kit:
+        with running(kit, once=True):
+            pass
+        assert kit.states() == {"a.csv": State.DONE, "b.csv": State.FAILED, "g.csv": State.DONE}
+        assert kit.daemon.left_over() == (True, False)
+
+
+def test_once_with_nothing_to_do_ends_at_once(quick: Scene) -> None:
+    """As cron would have it."""
+    with kit_on(quick, in_real_time=True) as kit:
+        with running(kit, once=True):
+            pass
+        assert kit.daemon.left_over() == (False, False)
+
+
+def test_once_does_not_wait_for_what_is_due_later(quick: Scene, sandbox: Sandbox) -> None:
+    """The server asks to come back in an hour: the file stays queued, and the caller can tell."""
+    sandbox.fault("status", status=503, headers={"Retry-After": "3600"})
+    quick.put("a.csv", ROWS, folder="acme")
+    with kit_on(quick, in_real_time=True) as kit:
+        with running(kit, once=True):
+            pass
+        assert kit.states() == {"a.csv": State.QUEUED}
+        assert kit.daemon.left_over() == (False, True)
+
+
+def test_once_does_not_wait_for_an_unfinished_upload(quick: Scene) -> None:
+    """A writer has it open, or its last line has no end: it stays in the inbox for the next run."""
+    quick.put("cut.csv", b"email\nann@exam", folder="acme")
+    with (
+        quick.put("open.csv", ROWS, folder="acme").open("ab"),
+        kit_on(quick, in_real_time=True) as kit,
+        running(kit, once=True),
+    ):
+        pass
+    assert len(list(quick.inbox.iterdir())) == 2
+
+
+def test_once_ends_when_the_machine_is_at_fault(quick: Scene) -> None:
+    """It does not wait a minute for a disk to become free."""
+    quick.put("a.csv", ROWS, folder="acme")
+    with kit_on(quick, failing("claim: make work/ID", times=99), in_real_time=True) as kit:
+        with running(kit, once=True):
+            pass
+        assert kit.daemon.left_over() == (False, True)
+
+
+def test_the_stop_drains(quick: Scene, sandbox: Sandbox) -> None:
+    """What is under way is answered, committed and filed; what waits is not started; then `run` returns."""
+    sandbox.fault("slow", seconds=0.3)
+    with kit_on(quick, in_real_time=True) as kit:
+        for number in range(3):
+            quick.put(f"{number}.csv", ROWS, folder="acme")
+        with running(kit):
+            sandbox.wait_for(requests=1)
+            kit.daemon.stop()
+        assert kit.states() == {"0.csv": State.DONE, "1.csv": State.QUEUED, "2.csv": State.QUEUED}
+        assert_kept(quick, kit.ledger.find_drops())
+    assert len(sandbox.imports) == 1
+
+
+def test_the_stop_ends_a_pause(quick: Scene) -> None:
+    """Nobody waits a minute for a daemon with a full disk to end."""
+    quick.put("a.csv", ROWS, folder="acme")
+    with kit_on(quick, failing("claim: make work/ID", times=99), in_real_time=True) as kit:
+        with running(kit) as thread:
+            while not kit.told("intake and sending pause"):
+                thread.join(0.01)
+            kit.daemon.stop()
+        assert kit.states() == {}
+
+
+def test_waiting_ends_with_the_stop(kit: Kit) -> None:
+    """The pool's threads sleep in `wait`, so that a stop need not wait for them."""
+    kit.daemon.stop()
+    before = time.monotonic()
+    kit.daemon.wait(600.0)
+    assert time.monotonic() - before < 60.0
+    assert kit.daemon.stopping
+    assert kit.daemon.tick() == LONGEST_SLEEP_S
+
+
+def test_a_call_from_another_thread_wakes_the_loop(quick: Scene) -> None:
+    """The loop sleeps for up to a minute; whatever is called is done at once."""
+    done = threading.Event()
+    with kit_on(quick, in_real_time=True) as kit, running(kit):
+        kit.daemon.call(done.set)
+        assert done.wait(PATIENCE_S)
+
+
+# -------------------------------------------------------------------------------------------------------- signals
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Puts back the handlers that the test replaces."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_daemon(kit: Kit, signals: None, number: signal.Signals) -> None:
+    """SIGTERM quietly; SIGINT says how to stop at once."""
+    obey_signals(kit.daemon, lambda: None, Journal(kit._out, plain=False))
+    os.kill(os.getpid(), number)
+    kit.daemon.tick()
+    assert kit.daemon.stopping
+    assert len(kit.told("once more to stop at once")) == (number == signal.SIGINT)
+
+
+def test_a_hangup_reloads_in_the_loop(kit: Kit, signals: None) -> None:
+    """Not within the signal, where anything might be half done."""
+    calls: list[str] = []
+    obey_signals(kit.daemon, lambda: calls.append("reload"), Journal(kit._out, plain=False))
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert calls == []
+    kit.daemon.tick()
+    assert calls == ["reload"]
+    assert not kit.daemon.stopping
+
+
+# ------------------------------------------------------------------------------------------------------- the lock
+
+
+def test_one_daemon_per_state_folder(tmp_path: Path) -> None:
+    """The second is refused with the reason; afterwards the folder is free again."""
+    with state_lock(tmp_path):
+        with pytest.raises(LockedError) as raised, state_lock(tmp_path):
+            pass
+        assert str(tmp_path) in str(raised.value)
+    with state_lock(tmp_path):
+        pass
+
+
+def test_a_state_folder_that_is_missing_is_named_with_the_mend(tmp_path: Path) -> None:
+    """No lock without a folder to lock."""
+    with pytest.raises(FolderError, match="dropzone init"), state_lock(tmp_path / "no"):
+        pass
+
+
+# -------------------------------------------------------------------------------------------------------- systemd
+
+
+@pytest.fixture(params=["path", "abstract"])
+def systemd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The socket that systemd would listen on, as a path or in the abstract namespace."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as here:
+        if request.param == "path":
+            address = str(tmp_path / "notify")
+            here.bind(address)
+        else:
+            here.bind("\0" + f"dropzone-test-{os.getpid()}")
+            address = f"@dropzone-test-{os.getpid()}"
+        here.settimeout(PATIENCE_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        yield here
+
+
+def test_systemd_is_told_in_lines(systemd: socket.socket) -> None:
+    """One datagram, one assignment per line."""
+    notify(READY="1", STATUS="Watching 2 folders")
+    assert systemd.recv(4096) == b"READY=1\nSTATUS=Watching 2 folders"
+
+
+def test_systemd_is_told_when_a_reload_began(systemd: socket.socket) -> None:
+    """With the monotonic time in microseconds, as Type=notify-reload wants it."""
+    before = time.monotonic_ns() // 1000
+    reloading()
+    first, second = systemd.recv(4096).decode().splitlines()
+    assert first == "RELOADING=1"
+    name, _, value = second.partition("=")
+    assert name == "MONOTONIC_USEC"
+    assert before <= int(value) <= time.monotonic_ns() // 1000
+
+
+def test_a_signal_tells_systemd_that_the_stop_began(kit: Kit, signals: None, systemd: socket.socket) -> None:
+    """At once, not only when the drain is over."""
+    obey_signals(kit.daemon, lambda: None, Journal(kit._out, plain=False))
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert systemd.recv(4096).startswith(b"STOPPING=1\n")
+
+
+def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable, an empty one, or a socket that is gone: no error."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    notify(READY="1")
+    for address in ("", str(tmp_path / "gone"), "@nobody-listens-here"):
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        notify(READY="1")

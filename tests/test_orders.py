@@ -1,0 +1,226 @@
+"""What an operator can order, by the ledger alone and through the control socket of a running daemon."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from scene import KEY, Scene, make_scene
+
+from dropzone import control, operate, wiring
+from dropzone.cli import cli
+from dropzone.drop import Drop, Entry, Released, Retried, State, Withheld
+from dropzone.errors import OperatorError
+from dropzone.ledger.sqlite import SQLiteReader
+from dropzone.sandbox import Sandbox
+
+GOOD = b"email\nann@example.com\n"
+FAST = "settle: 20ms, settle_unseen: 20ms, scan: 100ms"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(key=KEY) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def scene(tmp_path: Path, sandbox: Sandbox) -> Scene:
+    scene = make_scene(tmp_path, sandbox.url, defaults=FAST)
+    scene.clock.wall = time.time()  # commands and daemon have the real one
+    return scene
+
+
+def held(scene: Scene, sandbox: Sandbox) -> Drop:
+    """A drop whose answer was lost."""
+    sandbox.fault("lost_answer")
+    scene.put("a.csv", GOOD)
+    (drop,) = scene.settle()
+    assert (drop.state, drop.guard) == (State.HELD, "unknown")
+    return drop
+
+
+def run(scene: Scene, *words: str, given: str | None = None) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["-c", str(scene.at / "dropzone.yaml"), *words], input=given)
+    return result.exit_code, result.output
+
+
+def history(scene: Scene, id: str) -> list[Entry]:
+    reader = SQLiteReader(scene.config.state_dir)
+    try:
+        return reader.history(id)
+    finally:
+        reader.close()
+
+
+def test_accept_files_what_an_operator_has_found(scene: Scene, sandbox: Sandbox) -> None:
+    """`accept` by a shortened ID, without a daemon: the next run files it in done/, and the log says who said so."""
+    drop = held(scene, sandbox)
+    code, output = run(scene, "accept", drop.id[:10].lower())
+    assert (code, output) == (0, f"{drop.id} acme: accepted\n")
+    (done,) = scene.settle()
+    assert done.state is State.DONE
+    log = (scene.config.root / str(done.path)).with_suffix(".log").read_text()
+    assert f"{getpass.getuser()} has found it in OptiPub" in log
+    assert len(sandbox.imports) == 1
+
+
+def test_retry_of_an_unknown_drop_offers_it_again_and_owns_up(scene: Scene, sandbox: Sandbox) -> None:
+    """`release` refuses with the way out; `retry` sends it twice, and the log says so."""
+    drop = held(scene, sandbox)
+    code, output = run(scene, "release", drop.id)
+    assert code == 1
+    assert f"dropzone accept {drop.id}" in output
+    assert run(scene, "retry", drop.id)[0] == 0
+    (done,) = scene.settle()
+    assert (done.state, len(sandbox.imports)) == (State.DONE, 2)
+    assert "more than once" in (scene.config.root / str(done.path)).with_suffix(".log").read_text()
+
+
+def test_retry_brings_a_failed_file_back(scene: Scene, sandbox: Sandbox) -> None:
+    """A refused file is sent again, ends in done/, and nothing of it stays in failed/."""
+    sandbox.fault("status", status=422)
+    scene.put("a.csv", GOOD)
+    (drop,) = scene.settle()
+    assert drop.state is State.FAILED
+    assert run(scene, "retry", "ALL", "--yes") == (0, f"{drop.id} acme: queued\n")
+    (done,) = scene.settle()
+    assert done.state is State.DONE
+    assert not [path for path in (scene.config.root / "failed").rglob("*") if path.is_file()]
+    assert any(isinstance(entry.event, Retried) for entry in history(scene, drop.id))
+
+
+def test_discard_hold_and_ids_from_standard_input(scene: Scene, sandbox: Sandbox) -> None:
+    """Held drops go to failed/ unsent; a reason given with --why is kept; `-` reads IDs."""
+    with scene.turn() as turn:
+        turn.start()
+        scene.put("a.csv", GOOD)
+        (drop,) = turn.take()
+    assert run(scene, "hold", "-", "--why", "wrong list", given=f"{drop.id}\n")[0] == 0
+    assert history(scene, drop.id)[-1].event == Withheld(guard="operator", why="wrong list")
+    assert run(scene, "discard", drop.id)[0] == 0
+    (failed,) = scene.settle()
+    assert (failed.state, sandbox.imports) == (State.FAILED, ())
+
+
+def test_all_asks_back(scene: Scene, sandbox: Sandbox) -> None:
+    """ALL without --yes is refused where nobody can be asked, and says so where nothing fits."""
+    code, output = run(scene, "queue")
+    assert code == 1  # there is no ledger yet, and it says so
+    held(scene, sandbox)
+    code, output = run(scene, "accept", "ALL")
+    assert code == 1
+    assert "--yes" in output
+    code, output = run(scene, "retry", "ALL")
+    assert "no drop to retry" in output
+
+
+@pytest.mark.parametrize(
+    ("what", "state"),
+    [(what, state) for what in operate.ORDERS for state in (State.DONE, State.SENDING, State.ACCEPTED, State.REFUSED)],
+)
+def test_orders_that_do_not_fit_are_refused(scene: Scene, what: str, state: State) -> None:
+    """What is finished or under way cannot be ordered about; the error names the state."""
+    with scene.turn() as turn:
+        turn.start()
+        scene.put("a.csv", GOOD)
+        (drop,) = turn.take()
+        with pytest.raises(OperatorError, match=state.value):
+            operate.order(turn.ledger, what, replace(drop, state=state), by="ann", why="", at=1.0)
+
+
+def test_accept_is_only_for_what_was_sent(scene: Scene) -> None:
+    """A drop that a guard holds was never sent: accepting it would lose it."""
+    scene.put("a.csv", b"email\n")
+    (drop,) = scene.settle()
+    assert drop.guard == "min_rows"
+    code, output = run(scene, "accept", drop.id)
+    assert code == 1
+    assert "never sent" in output
+    assert run(scene, "release", drop.id)[0] == 0
+    (done,) = scene.settle()
+    assert done.state is State.DONE
+    assert any(isinstance(entry.event, Released) for entry in history(scene, drop.id))
+
+
+# ------------------------------------------------------------------------------------------------ with a daemon
+
+
+@pytest.fixture
+def daemon(scene: Scene) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "dropzone", "-c", str(scene.at / "dropzone.yaml"), "run"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        assert b"watching" in process.stderr.readline()
+        yield process
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+
+
+def wait_for(daemon: subprocess.Popen[bytes], words: str) -> dict[str, object]:
+    assert daemon.stderr
+    for line in daemon.stderr:
+        entry: dict[str, object] = json.loads(line)
+        if words in str(entry["event"]):
+            return entry
+    pytest.fail(f"the daemon never said {words!r}")
+
+
+def test_a_running_daemon_carries_orders_out(scene: Scene, sandbox: Sandbox, daemon: subprocess.Popen[bytes]) -> None:
+    """Through the control socket: the event names who asked, by the kernel's word, and the file is filed at once."""
+    sandbox.fault("lost_answer")
+    scene.put("a.csv", GOOD)
+    id = str(wait_for(daemon, "held (unknown)")["drop"])
+    assert run(scene, "accept", id) == (0, f"{id} acme: accepted\n")
+    assert getpass.getuser() in str(wait_for(daemon, "accepted")["event"])
+    assert str(wait_for(daemon, "filed as done/")["drop"]) == id
+    (result,) = wiring.order(scene.config, "accept", [id], "")
+    assert isinstance(result, OperatorError)
+
+
+def test_the_socket_survives_whatever_is_written_to_it(
+    scene: Scene, sandbox: Sandbox, daemon: subprocess.Popen[bytes]
+) -> None:
+    """Garbage, an unknown order, an unknown drop and a caller who hangs up are answered or forgotten."""
+    for garbage in (b"", b"\n", b"[]\n", b"{}\n", b"\xff\xfe\n", b'{"order": 1, "id": 2}\n'):
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(scene.config.state_dir / control.NAME))
+            caller.sendall(garbage)
+            caller.shutdown(socket.SHUT_WR)
+            assert b"error" in caller.recv(4096)
+    answer = control.ask(scene.config.state_dir, {"order": "release", "id": "nobody"})
+    assert answer is not None
+    assert "no drop" in str(answer["error"])
+    scene.put("b.csv", GOOD)
+    wait_for(daemon, "filed as done/")
+
+
+def test_without_a_daemon_nobody_answers(tmp_path: Path) -> None:
+    """No socket, or one that a dead daemon left: None, and the caller takes the ledger itself."""
+    assert control.ask(tmp_path, {}) is None
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / control.NAME))
+    assert control.ask(tmp_path, {}) is None
+
+
+def test_a_long_state_folder_is_no_obstacle(tmp_path: Path) -> None:
+    """The kernel's 107 bytes for a socket's address do not limit the path of the state folder."""
+    deep = tmp_path / ("x" * 100) / ("y" * 100)
+    deep.mkdir(parents=True)
+    server = control.Control(deep, lambda request, by: {"echo": request, "by": by})
+    try:
+        assert control.ask(deep, {"a": 1}) == {"echo": {"a": 1}, "by": getpass.getuser()}
+    finally:
+        server.close()
+    assert control.ask(deep, {"a": 1}) is None
