@@ -6,6 +6,7 @@ durable thing is the claim. The same rule holds at the start as at any other tim
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from dropzone.folders import Claim, Folders
 from dropzone.ledger import Ledger
 from dropzone.readiness import UNFIT_S, Candidate, Look, Probe, Ready, Unfit, Waiting, judge, why_ignored
 
+SYNC_ASIDE = 4 << 20  # bytes; claiming syncs a file, and 200 MB of it kept all other files waiting for seconds (seen)
 BATCH = 100  # files claimed with one round of directory syncs; more would make the first of them wait
 _Key = tuple[str, bytes]
 _File = tuple[str, bytes, Look]  # the ID of the drop that it is to be, its name, its look when it was ready
@@ -28,6 +30,7 @@ class Intake:
 
     `now` is the wall clock (for drop IDs and rows), `monotonic` the one for quiet times. `left_alone` hears, once for
     each file and reason, of what is not taken over and why; `announce` of every committed event.
+    `aside` has slow work done by another thread; by itself it is done at once.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Intake:
         monotonic: Callable[[], float],
         left_alone: Callable[[str, bytes, str], None] = lambda folder, name, why: None,
         announce: Callable[[Drop, Event], None] = lambda drop, event: None,
+        aside: Callable[[Callable[[], None]], object] = lambda work: work(),
     ) -> None:
         self._folders = folders
         self._ledger = ledger
@@ -46,6 +50,7 @@ class Intake:
         self._monotonic = monotonic
         self._left_alone = left_alone
         self._announce = announce
+        self._aside = aside
         self._config: dict[str, Folder] = {}
         self._candidates: dict[_Key, Candidate] = {}
         self._waiting: dict[_Key, Waiting | Unfit] = {}
@@ -179,11 +184,29 @@ class Intake:
                 raise
             verdict = Unfit(now + UNFIT_S, str(fault))
         if isinstance(verdict, Ready):
-            return verdict.look
+            if self._is_on_disk(folder, key, verdict.look):
+                return verdict.look
+            verdict = Waiting(now + 0.1, "it is being written out to disk", settling=True)
         self._look_again(key, verdict)
         if isinstance(verdict, Unfit):
             self._tell_once(key, verdict.why)
         return None
+
+    def _is_on_disk(self, folder: Folder, key: _Key, look: Look) -> bool:
+        """Whether a claim will not have to wait for the disk; if it would, the file is written out aside first."""
+        candidate = self._candidates[key]
+        if look.size <= SYNC_ASIDE or candidate.synced == look:
+            return True
+        if candidate.syncing != look:
+            candidate.syncing = look
+
+            def sync() -> None:
+                with contextlib.suppress(FolderError):  # the claim meets the same, and says so
+                    self._folders.sync(folder, key[1])
+                candidate.synced = look
+
+            self._aside(sync)
+        return candidate.synced == look
 
     def _claim(self, ready: Sequence[tuple[str, _File]]) -> list[Drop]:
         """Rename folder by folder, then write all rows, in the order in which the files became ready."""

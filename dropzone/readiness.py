@@ -126,6 +126,8 @@ class Candidate:
     heard: bool = False  # an event told of it, so we know when it last moved
     look: Look | None = None
     writer_looks: int = 0  # in a row
+    syncing: Look | None = None  # what it looked like when it began to be written out to disk, and when that had ended
+    synced: Look | None = None
 
     def hear(self, now: float) -> None:
         """Something happened to the file: its quiet time starts again."""

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +198,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         folders = Folders()
         ledger = SQLiteLedger(config.state_dir)
         stack.callback(ledger.close)
+        aside = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="aside"))
         accounts = _Accounts(config, time.time)
         stack.callback(accounts.close)
         pipeline = Pipeline(
@@ -217,6 +218,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             monotonic=time.monotonic,
             left_alone=journal.left_alone,
             announce=pipeline.announce,
+            aside=aside.submit,
         )
         daemon = Daemon(
             config,

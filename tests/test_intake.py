@@ -18,7 +18,7 @@ from dropzone.config import Config, Folder
 from dropzone.drop import Claimed, Drop, State, make_id
 from dropzone.errors import FolderError, LedgerError
 from dropzone.folders import Folders
-from dropzone.intake import BATCH, Intake
+from dropzone.intake import BATCH, SYNC_ASIDE, Intake
 from dropzone.wiring import lay_out
 
 ROWS = b"email\nann@example.com\n"
@@ -736,3 +736,34 @@ def test_a_name_that_a_reload_ignores_is_not_taken_any_more(turn: Turn) -> None:
     turn.intake.configure(reload(turn.scene, "defaults: {}", "defaults: {ignore: ['a*']}"))
     assert turn.take() == []
     assert in_inbox(turn.scene) == ["a.csv"]
+
+
+# ------------------------------------------------------------------------------------------------------ large files
+
+
+def test_a_large_file_is_written_out_aside_and_nobody_waits_for_it(scene: Scene) -> None:
+    """Its sync is left to another thread; until that has ended it is not claimed, and other files are."""
+    aside: list[Callable[[], None]] = []
+    told: list[str] = []
+    with scene.turn() as turn:
+        intake = Intake(
+            folders=turn.folders,
+            ledger=turn.ledger,
+            now=lambda: scene.clock.wall,
+            monotonic=lambda: scene.clock.monotonic,
+            announce=lambda drop, event: told.append(f"{type(event).__name__} {os.fsdecode(drop.name)}"),
+            aside=aside.append,
+        )
+        intake.configure(scene.config)
+        scene.put("large.csv", b"email\n" + b"ann@example.com\n" * (SYNC_ASIDE // 16))
+        scene.put("small.csv", ROWS)
+        for _ in range(3):
+            intake.tick()
+            scene.clock.move(15.0)
+        assert told == ["Claimed small.csv"]
+        assert intake.settling()
+        (sync,) = aside
+        sync()
+        scene.clock.move(1.0)
+        intake.tick()
+        assert told == ["Claimed small.csv", "Claimed large.csv"]

@@ -196,6 +196,15 @@ class Folders:
             finally:
                 os.close(fd)
 
+    def sync(self, folder: Folder, name: bytes) -> None:
+        """Write `name` out to disk. Raises FolderError."""
+        with self._inbox(folder) as inbox, translated("sync", folder.path / os.fsdecode(name), UNREADABLE):
+            fd = os.open(name, OPEN_FILE, dir_fd=inbox)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
     # --------------------------------------------------------------------------------------------------- claim
 
     def claim(
