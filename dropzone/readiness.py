@@ -133,6 +133,7 @@ class Candidate:
         """Something happened to the file: its quiet time starts again."""
         self.heard = True
         self.quiet_since = now
+        self.writer_looks = 0
 
 
 @dataclass(frozen=True, slots=True)
