@@ -21,6 +21,7 @@ from dropzone.errors import FolderError, OperatorError
 
 NAME = "control.sock"
 _LINE_LIMIT = 4 << 20  # bytes; ten thousand IDs fit many times
+_REQUEST_S = 2.0  # one caller who says nothing must not keep the others waiting
 _ANSWER_S = 30.0  # the loop answers between two steps, not in the middle of one
 
 Obey = Callable[[dict[str, Any], str], dict[str, Any]]
@@ -71,14 +72,14 @@ class Control:
             except OSError:  # closed
                 return
             with connection, contextlib.suppress(OSError):  # an asker who went away has nothing to be told
-                connection.settimeout(_ANSWER_S)
+                connection.settimeout(_REQUEST_S)
                 self._answer(connection)
 
     def _answer(self, connection: socket.socket) -> None:
         try:
             request = json.loads(_read_line(connection))
             answer = self._obey(request, _peer(connection))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             answer = {"error": "the request is not understood", "hint": "Is the command of the daemon's version?"}
         connection.sendall(json.dumps(answer).encode() + b"\n")
 
@@ -93,7 +94,7 @@ def ask(state_dir: Path, request: dict[str, Any]) -> dict[str, Any] | None:
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except PermissionError as error:
-            hint = "Order as root, as the daemon's own user, or as a member of its group"
+            hint = "Order as root or as the daemon's own user"
             raise OperatorError(f"you may not use {state_dir / NAME}", hint) from error
         try:
             connection.sendall(json.dumps(request).encode() + b"\n")

@@ -18,10 +18,12 @@ import signal
 import socket
 import threading
 import time
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +36,7 @@ from dropzone.ledger import Ledger
 from dropzone.pipeline import Pipeline
 
 ENVIRONMENT_S = 60.0  # how soon to try again when the machine is at fault
+LONGEST_WAIT_S = 3600.0  # of an account; see `optipub.answers`
 LONGEST_SLEEP_S = 60.0  # a lost wake-up costs at most this
 
 
@@ -47,9 +50,9 @@ def state_lock(state_dir: Path) -> Iterator[None]:
     try:
         fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise FolderError(
-            "open", str(state_dir / "lock"), error, "Make the state folder with 'dropzone init'"
-        ) from error
+        missing = isinstance(error, FileNotFoundError)
+        hint = "Make the state folder with 'dropzone init'" if missing else "Run it as the user that it belongs to"
+        raise FolderError("open", str(state_dir / "lock"), error, hint) from error
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,21 +100,25 @@ class Lanes:
         self._ready: deque[str] = deque()  # lanes whose head may go, in turn: that is the fairness
         self._later: list[tuple[float, str]] = []  # a heap of (due_at, lane)
 
-    def add(self, lane: str, account: str, id: str) -> None:
-        """Put a drop at the end of its lane, unless it is there already."""
+    def add(self, lane: str, account: str, id: str, *, due_at: float = 0.0) -> None:
+        """Put a drop at the end of its lane, unless it is there already; a new lane is looked at from `due_at` on."""
         if id in self._known:
             return
         self._known.add(id)
         here = self._lanes.setdefault(lane, _Lane(account=account))
         here.drops.append(id)
         if len(here.drops) == 1 and not here.busy:
-            self._ready.append(lane)
+            if due_at:
+                heapq.heappush(self._later, (due_at, lane))
+            else:
+                self._ready.append(lane)
 
-    def add_first(self, lane: str, account: str, id: str) -> None:
-        """Put a drop that is older than all others back to the head of its lane."""
+    def add_back(self, lane: str, account: str, id: str) -> None:
+        """Put a drop that had left its lane back to where it was: IDs rise in the order of the claims."""
         self._known.add(id)
         here = self._lanes.setdefault(lane, _Lane(account=account))
-        here.drops.insert(1 if here.busy else 0, id)
+        waiting = list(here.drops)
+        here.drops.insert(bisect(waiting, id, lo=1 if here.busy else 0), id)
         self._ready.append(lane)
 
     def has(self, id: str) -> bool:
@@ -253,7 +260,7 @@ class Daemon:
         drop, event = carry_out(drop)
         self._pipeline.announce(drop, event)
         if not self._lanes.has(id):
-            self._lanes.add_first(drop.lane, drop.account, id)
+            self._lanes.add_back(drop.lane, drop.account, id)
         self._lanes.wake()
         return drop
 
@@ -369,22 +376,43 @@ class Daemon:
             if taken is None:
                 return
             lane, account, id = taken
-            facts = self._ledger.account_facts(account)
-            if facts.wait_until > self._now():
-                self._lanes.give_back(lane, facts.wait_until)
+            if (wait_until := self._account_wait(account, id)) is not None:
+                self._lanes.give_back(lane, wait_until)
                 continue
             future = self._pool.submit(self._pipeline.run, id)
             self._running.add(future)
-            future.add_done_callback(lambda future, lane=lane: self.call(lambda: self._ended(lane, future)))  # type: ignore[misc]
+            ended = partial(self._ended, lane, account, id, future)
+            future.add_done_callback(lambda _, ended=ended: self.call(ended))  # type: ignore[misc]
 
-    def _ended(self, lane: str, future: Future[float | None]) -> None:
+    def _account_wait(self, account: str, id: str) -> float | None:
+        """Until when the account keeps the drop from being sent, or None; filing waits for no account."""
+        now, wait_until = self._now(), self._ledger.account_facts(account).wait_until
+        # Nobody is asked to wait longer than this, so a clock that went back made it look so.
+        if not now < wait_until <= now + LONGEST_WAIT_S:
+            return None
+        drop = self._ledger.find_drop(id)
+        return wait_until if drop and drop.state is State.QUEUED else None
+
+    def _ended(self, lane: str, account: str, id: str, future: Future[float | None]) -> None:
         self._running.discard(future)
         try:
             due_at = future.result()
         except (FolderError, LedgerError) as error:
             self._pause(error)
             due_at = self._now()  # with the end of the pause
-        self._lanes.give_back(lane, due_at)
+        if due_at is None or not self._is_decided(id):
+            self._lanes.give_back(lane, due_at)
+        else:
+            # What the server said stands; later files need not wait until this one can be filed.
+            self._lanes.give_back(lane, None)
+            self._lanes.add(f"filing {id}", account, id, due_at=due_at)
+
+    def _is_decided(self, id: str) -> bool:
+        try:
+            drop = self._ledger.find_drop(id)
+        except LedgerError:
+            return False
+        return drop is not None and drop.state in (State.ACCEPTED, State.REFUSED)
 
     def _pause(self, error: DropzoneError) -> None:
         """The machine is at fault, no file: judge nothing, alert once, try again each minute."""

@@ -170,9 +170,11 @@ class Withheld:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """Somebody looked at a held drop and lets it go on."""
+    """Somebody looked at a held drop and lets it go on. `again`: OptiPub may have it already."""
 
     by: str
+    why: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,10 +217,10 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """The outcome is unknown: the request may have been taken. `sent` is the bytes that left."""
+    """The outcome is unknown: the request may have been taken. `sent` is the bytes that left, None if nobody knows."""
 
     cause: str
-    sent: int
+    sent: int | None
     status: int | None = None
 
 
@@ -250,6 +252,7 @@ class Retried:
     """A person wants a failed drop tried again; the next step brings the file back."""
 
     by: str
+    why: str = ""
 
 
 Event = (

@@ -57,6 +57,7 @@ class Intake:
         self._due: list[tuple[float, str, bytes]] = []  # a heap; entries that `_waiting` contradicts are stale
         self._next_scan: dict[str, float] = {}
         self._told: dict[_Key, str] = {}
+        self._id_ms = 0
 
     def configure(self, config: Config) -> None:
         """Watch the folders of `config` from now on; candidates of folders that are still there stay."""
@@ -114,16 +115,18 @@ class Intake:
             if (look := self._judge(self._config[folder_name], key, now)) is not None:
                 # Whatever happens next, here or to another file, it is looked at again unless it is gone.
                 self._look_again(key, Waiting(now + 1.0, "it changed while it was taken over"))
-                ready.append((folder_name, (make_id(self._now()), name, look)))
+                ready.append((folder_name, (self._make_id(), name, look)))
         return self._claim(ready)
 
     def adopt(self, base: Path, *, trusted: bool) -> list[Drop]:
         """Give rows to files in work/ that have none: we died between the rename and the row.
 
         Where the ledger is not the one that knew this work/ (`trusted` is False: lost, or restored from elsewhere),
-        what was promised about them is not known either: they are held.
+        what was promised about them is not known either: they are held. So is a file that was checked already: its row
+        came before that, so it was lost, as by an older copy of the ledger put in its place.
         """
         drops = []
+        touched = set()
         for claim in self._folders.orphans(base, lambda id: self._ledger.find_drop(id) is not None):
             folder = self._config.get(claim.folder)
             if folder is None:
@@ -131,21 +134,29 @@ class Intake:
                 self._left_alone(claim.folder, claim.name, why)
                 continue
             drops += self._enter([_row(folder, claim, adopted=True)])
+            if claim.touched:
+                touched.add(claim.id)
         # If we die here: the mark in work/ is still the other ledger's, and the next start holds these.
-        return drops if trusted else self._hold_adopted(base)
+        if not trusted:
+            return self._hold_adopted(base)
+        return [self._hold(drop) if drop.id in touched else drop for drop in drops]
 
     # ------------------------------------------------------------------------------------------------- internals
 
     def _hold_adopted(self, base: Path) -> list[Drop]:
-        why = "the ledger that knew this file is gone, so nobody can say whether it was sent"
         held = []
         for drop in self._ledger.find_drops(states=[State.QUEUED]):
             latest = self._ledger.history(drop.id)[-1].event
             if Path(drop.base) == base and isinstance(latest, Claimed) and latest.adopted:
-                event = Withheld(guard="no record", why=why)
-                held.append(self._ledger.commit(drop.id, event, at=self._now()))
-                self._announce(held[-1], event)
+                held.append(self._hold(drop))
         return held
+
+    def _hold(self, drop: Drop) -> Drop:
+        why = "the ledger that knew this file is gone, so nobody can say whether it was sent"
+        event = Withheld(guard="no record", why=why)
+        drop = self._ledger.commit(drop.id, event, at=self._now())
+        self._announce(drop, event)
+        return drop
 
     def _scan(self, folder: Folder, now: float) -> None:
         self._next_scan[folder.name] = now + folder.scan
@@ -243,6 +254,11 @@ class Intake:
         for drop, (_, event) in zip(drops, rows, strict=True):
             self._announce(drop, event)
         return drops
+
+    def _make_id(self) -> str:
+        # A millisecond apart at least, so that by their IDs orphans are adopted in the order in which they were ready.
+        self._id_ms = max(round(self._now() * 1000), self._id_ms + 1)
+        return make_id(self._id_ms / 1000)
 
     def _look_again(self, key: _Key, verdict: Waiting | Unfit) -> None:
         self._waiting[key] = verdict

@@ -98,6 +98,7 @@ def show(ledger: Reader, id: str) -> Shown:
     )
 
 
+_UNSURE = ("unknown", "no record")  # guards of drops that OptiPub may have already
 ORDERS = ("hold", "release", "retry", "accept", "discard")
 
 
@@ -121,26 +122,29 @@ def find_drops_for(ledger: Reader, what: str) -> list[Drop]:
         "discard": (State.HELD,),
     }[what]
     drops = ledger.find_drops(states=states)
-    return [drop for drop in drops if what != "accept" or drop.guard == "unknown"]
+    return [drop for drop in drops if what != "accept" or drop.guard in _UNSURE]
 
 
 def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: float) -> Event:
+    unsure = drop.guard in _UNSURE
     match what, drop.state:
         case "hold", State.QUEUED:
             return Withheld(guard="operator", why=why or f"held by {by}")
-        case "release", State.HELD if lost and drop.guard == "unknown":
+        case "release", State.HELD if unsure:
             hint = f"Look there; then 'dropzone accept {drop.id}', or 'dropzone retry {drop.id}' to send it again"
             raise OperatorError(f"{drop.id} may be in OptiPub already", hint)
         case (("release" | "retry"), State.HELD):
-            return Released(by=by)
+            return Released(by=by, why=why, again=unsure)
         case "retry", State.QUEUED:
-            return Postponed(due_at=at, why=f"to be tried now, by {by}")
+            return Postponed(due_at=at, why=f"to be tried now, by {by}{': ' if why else ''}{why}")
         case "retry", State.UNKNOWN:
             return Resent(by=by, why=why or "ordered")
         case "retry", State.FAILED:
-            return Retried(by=by)
-        case "accept", (State.HELD | State.UNKNOWN) if lost:
-            return Accepted(status=None, body="", by=by)
+            if Folders().where_is(drop) is None:
+                raise OperatorError(f"the file of {drop.id} is gone from failed/", "Let the partner upload it again")
+            return Retried(by=by, why=why)
+        case "accept", (State.HELD | State.UNKNOWN) if lost or unsure:
+            return Accepted(status=None, body=why, by=by)
         case "accept", (State.HELD | State.QUEUED):
             raise OperatorError(
                 f"{drop.id} was never sent, so OptiPub cannot have it", "'dropzone release' lets it go on"
@@ -148,6 +152,10 @@ def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: floa
         case "discard", (State.QUEUED | State.HELD | State.UNKNOWN):
             return Discarded(by=by, why=why or "ordered")
         case _:
+            if drop.state is State.SENDING:
+                raise OperatorError(
+                    f"{drop.id} is sending, or was when dropzone stopped", "Start dropzone, then look"
+                )
             hint = f"'dropzone show {drop.id}' tells its history"
             raise OperatorError(f"{drop.id} is {drop.state}: {what} is not for that", hint)
 

@@ -129,8 +129,10 @@ class Pipeline:
             case State.QUEUED:
                 return self._deliver(drop)
             case State.SENDING:
-                cause = "dropzone was stopped before the answer was known"
-                return self._commit(drop, Lost(cause=cause, sent=0))
+                cause = (
+                    f"dropzone was stopped before the answer was known. Look in OptiPub for {drop.folder}.{drop.id}.csv"
+                )
+                return self._commit(drop, Lost(cause=cause, sent=None))
             case State.UNKNOWN:
                 return self._commit(drop, Withheld(guard="unknown", why=drop.reason))
             case State.ACCEPTED:
@@ -148,6 +150,9 @@ class Pipeline:
         folder = settings_of(drop)
         if drop.cleared:
             folder = _without_limit(folder)
+        if self._folders.where_is(drop) is None:
+            why = "its file is gone from work/ and failed/, and nobody but dropzone should take files from there"
+            return self._commit(drop, Withheld(guard="missing", why=why))
         self._folders.bring_back(drop)
         if drop.size > folder.guards.max_bytes:
             why = f"the file has {drop.size:,} bytes, the folder allows {folder.guards.max_bytes:,}"
@@ -241,6 +246,9 @@ class Pipeline:
     # ---------------------------------------------------------------------------------------------------- file
 
     def _file(self, drop: Drop, verdict: str) -> Drop:
+        if self._folders.where_is(drop) is None:
+            # Somebody took it from work/. What the server said stands all the same, and nobody may wait for this.
+            return self._commit(drop, Filed(path=""))
         # If we die before the row: the same log and the same path come out again, and what is in place stays.
         log = receipt.render_log(drop, self._ledger.history(drop.id))
         return self._commit(drop, Filed(path=self._folders.file(drop, verdict, log)))
@@ -268,7 +276,7 @@ class Pipeline:
         drop = self._ledger.find_drop(id)  # what is committed by now, not what the step began with
         assert drop is not None
         if drop.state is State.SENDING:
-            return self._commit(drop, Lost(cause=why, sent=0))
+            return self._commit(drop, Lost(cause=why, sent=None))
         if drop.state is not State.QUEUED:
             return drop
         if drop.faults + 1 >= FAULTS:

@@ -80,7 +80,7 @@ def last_report(history: Sequence[Entry]) -> Report | None:
 def _verdict_lines(drop: Drop) -> list[str]:
     if drop.state in (State.ACCEPTED, State.DONE):
         return ["(what became of each row over there cannot be seen from outside)"]
-    return [f"Reason: {_harmless(drop.reason)}"] if drop.reason else []
+    return [f"Reason: {harmless(drop.reason)}"] if drop.reason else []
 
 
 def _facts(drop: Drop, report: Report | None) -> list[str]:
@@ -147,7 +147,7 @@ def _advice(drop: Drop, history: Sequence[Entry]) -> list[str]:
                 "Do not upload the same file again before somebody has found out why OptiPub refused it:",
                 "the operator looks at segment, key and columns, and then types: dropzone retry " + drop.id,
             ]
-        case Accepted() if any(isinstance(entry.event, Lost | Resent) for entry in history):
+        case Accepted() if _was_repeated(history):
             return ["The file may have reached OptiPub more than once: see the attempts above."]
         case Withheld(guard="unknown"):
             return [
@@ -158,10 +158,16 @@ def _advice(drop: Drop, history: Sequence[Entry]) -> list[str]:
             return []
 
 
+def _was_repeated(history: Sequence[Entry]) -> bool:
+    """Whether the file was offered again after an attempt whose outcome nobody knows."""
+    kinds = [type(entry.event) for entry in history]
+    return Lost in kinds and Attempted in kinds[kinds.index(Lost) :]
+
+
 def tell(event: Event) -> str:
     """What happened, as one sentence for people, on one line. Names in it are escaped, addresses masked."""
     text = _tell(event)
-    return text if isinstance(event, Claimed) else _harmless(text)  # a file's name is shown whole, even with an @ in it
+    return text if isinstance(event, Claimed) else harmless(text)  # a file's name is shown whole, even with an @ in it
 
 
 def _tell(event: Event) -> str:
@@ -175,37 +181,44 @@ def _tell(event: Event) -> str:
             return f"refused by the check, nothing was sent: {report.refused}"
         case Withheld(guard=guard, why=why):
             return f"held ({guard}): {why}"
-        case Released(by=by):
-            return f"released by {by}"
+        case Released(by=by, why=why, again=again):
+            what = "to be offered again, though OptiPub may have it already" if again else "released"
+            return f"{what}, by {by}{_reason(why)}"
         case Attempted(n=n, size=size, report=report):
             return f"attempt {n}: sending {report.good_rows:,} rows, {size:,} bytes"
         case Accepted(status=status, body=body, by=by):
             if by:
-                return f"accepted: {by} has found it in OptiPub"
+                return f"accepted: {by} has found it in OptiPub{_reason(body)}"
             return f"accepted: OptiPub answered {status} {body}"
         case Refused(blame=blame, evidence=evidence):
             return f"refused: {blame}" + (f" [{evidence}]" if evidence else "")
         case Deferred(due_at=due_at, cause=cause):
             return f"not taken, next try {stamp(due_at)}: {cause}"
         case Lost(cause=cause, sent=sent):
-            return f"outcome unknown after {sent:,} bytes: {cause}"
+            return f"outcome unknown{'' if sent is None else f' after {sent:,} bytes'}: {cause}"
         case Resent(by=by, why=why):
             return f"to be offered again, though OptiPub may have it already ({by}): {why}"
         case Discarded(by=by, why=why):
             return f"given up by {by}: {why}"
         case Filed(path=path):
-            return f"filed as {printable(path)}"
-        case Retried(by=by):
-            return f"to be tried again ({by})"
+            return (
+                f"filed as {printable(path)}" if path else "its file is gone from work/, so there was nothing to file"
+            )
+        case Retried(by=by, why=why):
+            return f"to be tried again, by {by}{_reason(why)}"
         case _:
             assert_never(event)
+
+
+def _reason(why: str) -> str:
+    return f": {why}" if why else ""
 
 
 # The local part of an address. What the server says may quote rows. Each run of its characters is read once.
 _LOCAL_PART = re.compile(r"(?<![\w.+!#$%&'*/=?^`{|}~-])([\w.+!#$%&'*/=?^`{|}~-])[\w.+!#$%&'*/=?^`{|}~-]*+@(?=[\w-]+\.)")
 
 
-def _harmless(line: str) -> str:
+def harmless(line: str) -> str:
     """`line` without a full address and without anything that could forge a line; its own escapes stay as they are."""
     line = _LOCAL_PART.sub(r"\1…@", line)
     return line if line.isprintable() else "".join(char if char.isprintable() else printable(char) for char in line)
@@ -215,6 +228,7 @@ def as_dict(drop: Drop) -> dict[str, Any]:
     """The JSON form of a drop, version 1: members may be added, never changed."""
     plain = asdict(drop) | {"version": 1, "name": printable(drop.name), "state": drop.state.value}
     plain["settings"] = json.loads(drop.settings)
+    plain["reason"] = harmless(drop.reason)
     for name in ("claimed_at", "due_at", "changed_at", "verdict_at"):
         if plain[name] is not None:
             plain[name] = stamp(plain[name])
@@ -231,7 +245,7 @@ def event_as_dict(entry: Entry) -> dict[str, Any]:
             case "due_at":
                 plain[name] = stamp(value)
             case _:
-                plain[name] = value
+                plain[name] = harmless(value) if isinstance(value, str) else value
     return plain
 
 

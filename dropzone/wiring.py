@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dropzone import __version__, operate
 from dropzone import config as configuration
 from dropzone.config import Config
-from dropzone.errors import ConfigError, DropzoneError, FolderError, OperatorError
+from dropzone.errors import ConfigError, DropzoneError, FolderError, OperatorError, Problem, printable
 
 if TYPE_CHECKING:
     from dropzone.daemon import Daemon
@@ -31,7 +31,7 @@ CONFIG_PLACES = (Path("dropzone.yaml"), Path("/etc/dropzone/dropzone.yaml"))
 
 
 def find_config(named: Path | None) -> Path:
-    """The configuration file to use. Raises OperatorError where there is none."""
+    """The configuration file to use. Raises ConfigError where there is none."""
     if named is None and os.environ.get("DROPZONE_CONFIG"):
         named = Path(os.environ["DROPZONE_CONFIG"])
     if named is not None:
@@ -40,7 +40,8 @@ def find_config(named: Path | None) -> Path:
     if found is None:
         places = " or ".join(map(str, CONFIG_PLACES))
         hint = "Name one with -c FILE; 'dropzone config example' prints one to begin with"
-        raise OperatorError(f"there is no configuration at {places}", hint)
+        problem = Problem(line=0, column=0, what="there is no configuration", hint=hint)
+        raise ConfigError(places, (problem,))
     return found
 
 
@@ -137,7 +138,7 @@ def order(config: Config, what: str, ids: list[str], why: str) -> Iterator[Drop 
             answer = ask(config.state_dir, {"order": what, "id": id, "why": why})
             if answer is None:
                 with state_lock(config.state_dir), contextlib.closing(SQLiteLedger(config.state_dir)) as ledger:
-                    answer = _carry_out(ledger, what, id, user_name(os.getuid()), why)
+                    answer = _carry_out(ledger, what, id, user_name(os.getuid()), printable(why))
             if "error" in answer:
                 yield OperatorError(answer["error"], answer.get("hint", ""))
             else:
@@ -152,14 +153,26 @@ def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str) -> dict[st
     return {"state": drop.state}
 
 
+def _check_reload(old: Config, new: Config) -> None:
+    """Raise where `new` cannot be taken up by a running daemon."""
+    if not new.root.is_dir():
+        raise FolderError("use", str(new.root), "it is not there", "Mount it, or make it with 'dropzone init'")
+    for key in ("state_dir", "concurrency"):
+        if getattr(old, key) != getattr(new, key):
+            raise OperatorError(f"{key} has changed, and that takes a restart", "Restart dropzone, or change it back")
+
+
 def _obedient(daemon: Daemon, ledger: Ledger) -> Callable[[dict[str, Any], str], dict[str, str]]:
     """What the control socket does with a request: the loop carries it out, between two of its own steps."""
 
     def obey(request: dict[str, Any], by: str) -> dict[str, str]:
-        what, id, why = str(request["order"]), str(request["id"]), str(request.get("why", ""))
+        # Escaped: JSON can carry halves of characters that neither the ledger nor the journal could write.
+        what, id, why = (printable(str(request.get(name, ""))) for name in ("order", "id", "why"))
         answered: Future[dict[str, str]] = Future()
 
         def carry_out() -> None:
+            if not answered.set_running_or_notify_cancel():
+                return  # the asker was told that it was not done
             try:
                 drop = daemon.order(id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time()))
                 answered.set_result({"state": drop.state})
@@ -170,6 +183,7 @@ def _obedient(daemon: Daemon, ledger: Ledger) -> Callable[[dict[str, Any], str],
         try:
             return answered.result(timeout=20)
         except TimeoutError:
+            answered.cancel()
             return {"error": "the daemon is busy", "hint": "Try again in a moment"}
 
     return obey
@@ -241,8 +255,9 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             reloading()
             try:
                 new = _followed(configuration.load(path))
+                _check_reload(config, new)
                 lay_out(new, inboxes=False)
-            except (ConfigError, FolderError) as error:
+            except (ConfigError, FolderError, OperatorError) as error:
                 problems = [problem.at(str(path)) for problem in getattr(error, "problems", ())]
                 journal.warn("the old configuration stays", why=str(error), problems=problems)
             else:

@@ -21,6 +21,7 @@ import pytest
 from scene import KEY, Scene, Step, assert_kept, make_scene, no_step
 
 from dropzone import config as configuration
+from dropzone import operate
 from dropzone.config import Config
 from dropzone.daemon import (
     ENVIRONMENT_S,
@@ -34,7 +35,7 @@ from dropzone.daemon import (
     state_lock,
 )
 from dropzone.drop import Attempted, Drop, Event, Report, State, make_id
-from dropzone.errors import FolderError
+from dropzone.errors import FolderError, OperatorError
 from dropzone.folders import Folders
 from dropzone.intake import Intake
 from dropzone.ledger.sqlite import SQLiteLedger
@@ -286,7 +287,7 @@ def test_a_drop_that_comes_back_goes_before_those_that_are_younger() -> None:
     lanes.add("main/1", "main", "c")
     assert taken(lanes) == ["b"]
     assert lanes.is_busy("main/1", "b")
-    lanes.add_first("main/1", "main", "a")
+    lanes.add_back("main/1", "main", "a")
     assert lanes.has("a")
     assert not lanes.is_busy("main/1", "a")
     assert not lanes.is_busy("main/2", "a")
@@ -483,6 +484,49 @@ def test_a_folder_that_is_removed_is_left_alone_after_the_reload(kit: Kit) -> No
     kit.daemon.hear(kit.scene.config.folders["acme"].path, b"b.csv")
     kit.settle()
     assert kit.states() == {"a.csv": State.DONE}
+
+
+# --------------------------------------------------------------------------------------------------------- orders
+
+
+def order(kit: Kit, what: str, id: str) -> Drop:
+    """An operator's order, as the control socket has the loop carry it out."""
+    at = kit.scene.clock.wall
+    return kit.daemon.order(id, lambda drop: operate.order(kit.ledger, what, drop, by="ann", why="", at=at))
+
+
+def test_a_drop_that_is_released_goes_before_those_that_came_after_it(kit: Kit, sandbox: Sandbox) -> None:
+    """Held while it waits, it lets its lane go on; released, it is the oldest again and goes at once."""
+    sandbox.fault("status", status=408)
+    kit.scene.put("1.csv", ROWS, folder="acme")
+    kit.turn()
+    kit.after(10.0)
+    (first,) = kit.ledger.find_drops()
+    assert order(kit, "hold", first.id).state is State.HELD
+    sandbox.fault("status", status=408)
+    kit.scene.put("2.csv", ROWS, folder="acme")
+    kit.settle()
+    order(kit, "release", first.id)
+    kit.turn()
+    assert kit.states()["1.csv"] is State.DONE
+    kit.settle()
+    assert set(kit.states().values()) == {State.DONE}
+
+
+def test_an_order_on_what_is_not_there_or_under_way_is_refused(kit: Kit, sandbox: Sandbox) -> None:
+    """Nobody may change a drop in the hands of the pool; afterwards it is as it would have been."""
+    with pytest.raises(OperatorError, match="there is no drop"):
+        order(kit, "hold", "000000000000")
+    sandbox.fault("slow", seconds=0.3)
+    kit.scene.put("1.csv", ROWS, folder="acme")
+    kit.turn()
+    kit.scene.clock.move(10.0)
+    kit.daemon.tick()
+    (drop,) = kit.ledger.find_drops()
+    with pytest.raises(OperatorError, match="is being checked or sent right now"):
+        order(kit, "discard", drop.id)
+    kit.turn()
+    assert kit.states() == {"1.csv": State.DONE}
 
 
 # ------------------------------------------------------------------------------------------- the machine is at fault
@@ -803,8 +847,11 @@ def test_one_daemon_per_state_folder(tmp_path: Path) -> None:
 
 
 def test_a_state_folder_that_is_missing_is_named_with_the_mend(tmp_path: Path) -> None:
-    """No lock without a folder to lock."""
+    """No lock without a folder to lock; and what is there but cannot be opened is not to be made."""
     with pytest.raises(FolderError, match="dropzone init"), state_lock(tmp_path / "no"):
+        pass
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(FolderError, match="Run it as the user that it belongs to"), state_lock(tmp_path):
         pass
 
 

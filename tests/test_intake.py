@@ -250,6 +250,107 @@ def test_a_file_that_needs_more_than_quiet_is_not_settling(turn: Turn) -> None:
     assert not turn.intake.settling()
 
 
+# -------------------------------------------------------------------------------------------- large files, events
+
+
+class Slow:
+    """An intake whose slow work waits until the test does it, and that writes down what it announces."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.work: list[Callable[[], None]] = []
+        self.announced: list[tuple[str, str]] = []
+        clock = turn.scene.clock
+        self.intake = Intake(
+            folders=turn.folders,
+            ledger=turn.ledger,
+            now=lambda: clock.wall,
+            monotonic=lambda: clock.monotonic,
+            announce=lambda drop, event: self.announced.append((drop.state.value, type(event).__name__)),
+            aside=self.work.append,
+        )
+        self.intake.configure(turn.scene.config)
+        self.intake.tick()
+
+
+def put_large(turn: Turn, name: str, *, more: int = 0) -> None:
+    with (turn.scene.inbox / name).open("wb") as file:
+        file.truncate(SYNC_ASIDE + more)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n")
+
+
+def test_a_large_file_is_written_out_aside_and_nobody_waits_for_it(scene: Scene) -> None:
+    """Its sync is left to another thread; until that has ended it is not claimed, and other files are."""
+    aside: list[Callable[[], None]] = []
+    told: list[str] = []
+    with scene.turn() as turn:
+        intake = Intake(
+            folders=turn.folders,
+            ledger=turn.ledger,
+            now=lambda: scene.clock.wall,
+            monotonic=lambda: scene.clock.monotonic,
+            announce=lambda drop, event: told.append(f"{type(event).__name__} {os.fsdecode(drop.name)}"),
+            aside=aside.append,
+        )
+        intake.configure(scene.config)
+        scene.put("large.csv", b"email\n" + b"ann@example.com\n" * (SYNC_ASIDE // 16))
+        scene.put("small.csv", ROWS)
+        for _ in range(3):
+            intake.tick()
+            scene.clock.move(15.0)
+        assert told == ["Claimed small.csv"]
+        assert intake.settling()
+        (sync,) = aside
+        sync()
+        scene.clock.move(1.0)
+        intake.tick()
+        assert told == ["Claimed small.csv", "Claimed large.csv"]
+
+
+def test_a_large_file_that_changed_meanwhile_is_written_out_again(turn: Turn) -> None:
+    """What is on disk is another file by now: quiet time and writing out start again."""
+    slow, clock = Slow(turn), turn.scene.clock
+    put_large(turn, "large.csv")
+    slow.intake.hear("acme", b"large.csv")
+    clock.move(2.0)
+    assert slow.intake.tick() == []
+    put_large(turn, "large.csv", more=10)
+    slow.work.pop()()
+    clock.move(0.1)
+    assert slow.intake.tick() == []
+    clock.move(2.0)
+    assert slow.intake.tick() == []
+    slow.work.pop()()
+    clock.move(0.1)
+    assert names(slow.intake.tick()) == ["large.csv"]
+
+
+def test_a_large_file_that_is_gone_meanwhile_is_forgotten(turn: Turn) -> None:
+    """The work finds no file: no error, and nothing waits."""
+    slow, clock = Slow(turn), turn.scene.clock
+    put_large(turn, "large.csv")
+    slow.intake.hear("acme", b"large.csv")
+    clock.move(2.0)
+    assert slow.intake.tick() == []
+    (turn.scene.inbox / "large.csv").unlink()
+    slow.work.pop()()
+    clock.move(0.1)
+    assert slow.intake.tick() == []
+    assert not slow.intake.settling()
+
+
+def test_every_committed_event_is_announced(turn: Turn) -> None:
+    """The claim, the adoption, and the hold of what another ledger knew."""
+    slow = Slow(turn)
+    hear(turn, "a.csv")
+    slow.intake.hear("acme", b"a.csv")
+    turn.scene.clock.move(2.0)
+    assert names(slow.intake.tick()) == ["a.csv"]
+    orphan(turn.scene, "b.csv")
+    slow.intake.adopt(turn.scene.config.root, trusted=False)
+    assert slow.announced == [("queued", "Claimed"), ("queued", "Claimed"), ("held", "Withheld")]
+
+
 # -------------------------------------------------------------------------------------------- what is left alone
 
 
@@ -514,6 +615,18 @@ def test_a_ledger_that_refuses_the_row_loses_no_file(scene: Scene) -> None:
         assert after(turn, 60.0) == []
 
 
+def test_what_is_adopted_keeps_the_order_in_which_it_was_ready(scene: Scene) -> None:
+    """Twenty files were ready at one moment and renamed, and no row was written: their IDs still tell the order."""
+    with scene.turn(failing("ledger: commit Claimed", errno.ENOSPC, [0])) as turn:
+        turn.start()
+        wanted = [f"{number:02}.csv" for number in range(20)]
+        for name in wanted:
+            scene.put(name, ROWS)
+        with pytest.raises(LedgerError):
+            turn.take()
+        assert names(turn.intake.adopt(scene.config.root, trusted=True)) == wanted
+
+
 def test_a_sync_that_fails_loses_no_file(scene: Scene) -> None:
     """The rename happened, its directory could not be synced: no row yet, but the next `adopt` finds it."""
     with scene.turn(failing("claim: sync folder", errno.EIO, [0])) as turn:
@@ -736,34 +849,3 @@ def test_a_name_that_a_reload_ignores_is_not_taken_any_more(turn: Turn) -> None:
     turn.intake.configure(reload(turn.scene, "defaults: {}", "defaults: {ignore: ['a*']}"))
     assert turn.take() == []
     assert in_inbox(turn.scene) == ["a.csv"]
-
-
-# ------------------------------------------------------------------------------------------------------ large files
-
-
-def test_a_large_file_is_written_out_aside_and_nobody_waits_for_it(scene: Scene) -> None:
-    """Its sync is left to another thread; until that has ended it is not claimed, and other files are."""
-    aside: list[Callable[[], None]] = []
-    told: list[str] = []
-    with scene.turn() as turn:
-        intake = Intake(
-            folders=turn.folders,
-            ledger=turn.ledger,
-            now=lambda: scene.clock.wall,
-            monotonic=lambda: scene.clock.monotonic,
-            announce=lambda drop, event: told.append(f"{type(event).__name__} {os.fsdecode(drop.name)}"),
-            aside=aside.append,
-        )
-        intake.configure(scene.config)
-        scene.put("large.csv", b"email\n" + b"ann@example.com\n" * (SYNC_ASIDE // 16))
-        scene.put("small.csv", ROWS)
-        for _ in range(3):
-            intake.tick()
-            scene.clock.move(15.0)
-        assert told == ["Claimed small.csv"]
-        assert intake.settling()
-        (sync,) = aside
-        sync()
-        scene.clock.move(1.0)
-        intake.tick()
-        assert told == ["Claimed small.csv", "Claimed large.csv"]

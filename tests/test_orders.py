@@ -19,6 +19,7 @@ from scene import KEY, Scene, make_scene
 
 from dropzone import control, operate, wiring
 from dropzone.cli import cli
+from dropzone.daemon import Lanes
 from dropzone.drop import Drop, Entry, Released, Retried, State, Withheld
 from dropzone.errors import OperatorError
 from dropzone.ledger.sqlite import SQLiteReader
@@ -224,3 +225,84 @@ def test_a_long_state_folder_is_no_obstacle(tmp_path: Path) -> None:
     finally:
         server.close()
     assert control.ask(deep, {"a": 1}) is None
+
+
+# ------------------------------------------------------------------------------------- what an attack has shown
+
+
+def test_a_reason_in_broken_text_is_escaped_and_harms_nobody(
+    scene: Scene, sandbox: Sandbox, daemon: subprocess.Popen[bytes]
+) -> None:
+    """A Latin-1 terminal, or a caller who sends half a character: the order is carried out, the daemon lives on."""
+    sandbox.fault("lost_answer")
+    scene.put("a.csv", GOOD)
+    id = str(wait_for(daemon, "held (unknown)")["drop"])
+    answer = control.ask(scene.config.state_dir, {"order": "discard", "id": id, "why": "zur\udcfcck \ud800"})
+    assert answer == {"state": "refused"}
+    wait_for(daemon, "filed as failed/")
+    assert control.ask(scene.config.state_dir, {"order": "\ud800", "id": "["}) is not None
+
+
+def test_a_deep_request_does_not_end_the_socket(daemon: subprocess.Popen[bytes], scene: Scene) -> None:
+    """A hundred thousand brackets are answered like other garbage, and the next caller is served."""
+    assert daemon.poll() is None
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(scene.config.state_dir / control.NAME))
+        caller.sendall(b"[" * 100_000 + b"\n")
+        assert b"error" in caller.recv(4096)
+    assert control.ask(scene.config.state_dir, {"order": "hold", "id": "x"}) is not None
+
+
+def test_released_drops_go_in_the_order_of_their_claims(scene: Scene, sandbox: Sandbox) -> None:
+    """However they are released, files of one segment are offered as they became ready."""
+    with scene.turn() as turn:
+        turn.start()
+        for name in ("1.csv", "2.csv", "3.csv", "4.csv"):
+            scene.put(name, GOOD)
+            turn.take()
+        lanes = Lanes()
+        ids = [drop.id for drop in turn.ledger.find_drops()]
+        for id in reversed(ids[1:]):
+            lanes.add_back("lane", "main", id)
+        lanes.add("lane", "main", "Z" * 12)
+        lanes.add_back("lane", "main", ids[0])
+        order = []
+        while taken := lanes.take(0.0):
+            order.append(taken[2])
+            lanes.give_back("lane", None)
+    assert order == [*ids, "Z" * 12]
+    assert not sandbox.imports
+
+
+def test_a_drop_that_was_checked_but_has_no_row_is_held(scene: Scene, sandbox: Sandbox) -> None:
+    """An older copy of the ledger was put in place: the file may have been sent, so nothing is sent by itself."""
+    drop = held(scene, sandbox)
+    with scene.turn() as turn:
+        for table in ("drops", "events", "attempts"):
+            column = "id" if table == "drops" else "drop_id"
+            turn.ledger._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (drop.id,))  # noqa: S608
+    (found,) = scene.settle()
+    assert (found.id, found.state, found.guard) == (drop.id, State.HELD, "no record")
+    assert len(sandbox.imports) == 1
+    assert run(scene, "release", drop.id)[0] == 1
+    assert run(scene, "accept", drop.id)[0] == 0
+    assert scene.settle()[0].state is State.DONE
+
+
+def test_a_file_that_somebody_took_from_work_blocks_nobody(scene: Scene, sandbox: Sandbox) -> None:
+    """Before it is sent it is held, with the reason; after the verdict the verdict stands; later files go on."""
+    with scene.turn() as turn:
+        turn.start()
+        scene.put("1.csv", GOOD)
+        scene.put("2.csv", GOOD)
+        first, _ = turn.take()
+        (scene.config.root / "work" / first.id / "original").unlink()
+        turn.send()
+        assert [drop.state for drop in turn.ledger.find_drops()] == [State.HELD, State.DONE]
+        assert turn.ledger.find_drops()[0].guard == "missing"
+    assert run(scene, "discard", first.id)[0] == 0
+    gone, _ = scene.settle()
+    assert (gone.state, gone.path) == (State.FAILED, "")
+    assert len(sandbox.imports) == 1
+    code, output = run(scene, "retry", first.id)
+    assert (code, "gone from failed/" in output) == (1, True)

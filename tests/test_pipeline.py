@@ -265,7 +265,7 @@ def test_each_guard_holds_with_its_reason_until_a_person_lets_it_go(
         assert run(turn, drop).state is State.DONE
         assert len(sandbox.imports) == earlier + 1
         assert f"held ({guard}): {why}" in log_of(turn, drop)
-        assert "released by ann" in log_of(turn, drop)
+        assert "released, by ann" in log_of(turn, drop)
 
 
 def test_a_packed_file_is_measured_unpacked(make: MakeScene, sandbox: Sandbox) -> None:
@@ -466,7 +466,8 @@ def test_a_drop_found_sending_at_the_start_is_unknown(scene: Scene, sandbox: San
         turn.start()
         drop = run(turn, drop)
         assert (drop.state, drop.guard) == (State.HELD, "unknown")
-        assert drop.reason == "dropzone was stopped before the answer was known"
+        assert drop.reason.startswith("dropzone was stopped before the answer was known")
+        assert f"acme.{drop.id}.csv" in drop.reason
         assert [attempt.outcome for attempt in turn.ledger.attempts(drop.id)] == ["lost"]
     assert len(sandbox.imports) == sent
 
@@ -484,7 +485,7 @@ def test_a_failed_drop_that_is_tried_again_comes_back_whole(scene: Scene, sandbo
         assert list(before.iterdir()) == []
         log = log_of(turn, drop)
         assert "No such campaign." in log
-        assert log.index("attempt 1:") < log.index("to be tried again (ann)") < log.index("attempt 2:")
+        assert log.index("attempt 1:") < log.index("to be tried again, by ann") < log.index("attempt 2:")
         assert_kept(scene, [drop])
 
 
@@ -538,16 +539,26 @@ def test_a_fault_that_passes_is_forgotten(scene: Scene) -> None:
         assert (drop.state, drop.faults, len(turn.faults)) == (State.DONE, 0, 3)
 
 
-def test_a_file_that_somebody_took_out_of_work_is_held_at_last(scene: Scene) -> None:
-    """The original is gone: known errors are told in our own words, and end like the unexpected ones."""
+def test_errors_that_we_know_are_told_in_our_own_words(scene: Scene) -> None:
+    """Somebody put a folder where the prepared copy should be: held at last, like the unexpected ones."""
+    with scene.turn() as turn:
+        drop = claimed(turn)
+        (scene.config.root / "work" / drop.id / "prepared.csv").mkdir()
+        turn.send(patience_s=1e6)
+        drop = now(turn, drop)
+        assert (drop.state, drop.guard, len(turn.faults)) == (State.HELD, "faults", FAULTS)
+        assert "Is a directory" in drop.reason
+        assert "unexpected" not in drop.reason
+
+
+def test_a_file_that_somebody_took_out_of_work_is_held_at_once(scene: Scene) -> None:
+    """The original is gone, and waiting brings it back to nobody."""
     with scene.turn() as turn:
         drop = claimed(turn)
         (scene.config.root / "work" / drop.id / "original").unlink()
-        turn.send(patience_s=1e6)
-        drop = now(turn, drop)
-        assert (drop.state, drop.guard) == (State.HELD, "faults")
-        assert "No such file or directory" in drop.reason
-        assert "unexpected" not in drop.reason
+        drop = run(turn, drop)
+        assert (drop.state, drop.guard, turn.faults) == (State.HELD, "missing", [])
+        assert "its file is gone" in drop.reason
 
 
 def test_an_unexpected_error_while_sending_leaves_the_outcome_unknown(scene: Scene, sandbox: Sandbox) -> None:

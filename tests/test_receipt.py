@@ -256,7 +256,11 @@ EVENTS: list[tuple[Event, str]] = [
         "refused by the check, nothing was sent: 1 row is bad",
     ),
     (Withheld(guard="max_rows", why="too many"), "held (max_rows): too many"),
-    (Released(by="ann"), "released by ann"),
+    (Released(by="ann"), "released, by ann"),
+    (
+        Released(by="ann", why="not found there", again=True),
+        "to be offered again, though OptiPub may have it already, by ann: not found there",
+    ),
     (ATTEMPTED, "attempt 1: sending 2 rows, 34 bytes"),
     (ACCEPTED, "accepted: OptiPub answered 201 Import created."),
     (Accepted(status=None, body="", by="ann"), "accepted: ann has found it in OptiPub"),
@@ -270,7 +274,9 @@ EVENTS: list[tuple[Event, str]] = [
     ),
     (Discarded(by="ann", why="a test"), "given up by ann: a test"),
     (Filed(path="done/acme/x.csv"), "filed as done/acme/x.csv"),
-    (Retried(by="ann"), "to be tried again (ann)"),
+    (Retried(by="ann"), "to be tried again, by ann"),
+    (Retried(by="ann", why="new key"), "to be tried again, by ann: new key"),
+    (Lost(cause="it was stopped", sent=None), "outcome unknown: it was stopped"),
 ]
 
 
@@ -293,16 +299,16 @@ HOSTILE: list[Event] = [
     Postponed(due_at=DUE, why=FORGED),
     CheckFailed(report=replace(REPORT, refused=FORGED)),
     Withheld(guard="faults", why=FORGED),
-    Released(by=FORGED),
+    Released(by=FORGED, why=FORGED),
     Accepted(status=201, body=FORGED),
-    Accepted(status=None, body="", by=FORGED),
+    Accepted(status=None, body=FORGED, by=FORGED),
     Refused(status=302, blame=FORGED, evidence=FORGED),
     Deferred(due_at=DUE, cause=FORGED),
     Lost(cause=FORGED, sent=0),
     Resent(by=FORGED, why=FORGED),
     Discarded(by=FORGED, why=FORGED),
     Filed(path=FORGED),
-    Retried(by=FORGED),
+    Retried(by=FORGED, why=FORGED),
 ]
 
 

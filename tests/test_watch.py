@@ -29,7 +29,7 @@ class Ears:
     def wait_for(self, path: Path) -> list[tuple[Path, bytes]]:
         """All that is heard up to the first event of `path`, this one included; older marks count for nothing."""
         wanted: tuple[Path, bytes] = (path.parent, os.fsencode(path.name))
-        heard = []
+        heard: list[tuple[Path, bytes]] = []
         while True:
             try:
                 event = self._heard.get(timeout=PATIENCE_S)

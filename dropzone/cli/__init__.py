@@ -83,6 +83,7 @@ def cli(ctx: click.Context, named: Path | None) -> None:
       dropzone -c dropzone.yaml run    watch them
     """
     ctx.obj = _Context(named)
+    ctx.color = render.colour()
 
 
 @cli.command()
@@ -101,9 +102,10 @@ def run(ctx: click.Context, once: bool) -> None:
 
     path = ctx.obj.path
     config = configuration.load(path)
+    journal = Journal()
     for warning in _key_warnings(config, time.time()):
-        click.echo(f"dropzone: {warning}", err=True)
-    with running(path, config, Journal()) as daemon:
+        journal.warn(warning)
+    with running(path, config, journal) as daemon:
         daemon.run(once=once)
         if once:
             left, waiting = daemon.left_over()
@@ -361,17 +363,22 @@ def demo(ctx: click.Context, keep: bool) -> None:
     ctx.exit(play(keep=keep))
 
 
+def _open_streams() -> None:
+    """Open what whoever started us has closed (``2>&-``), or the ledger would get the number of standard error."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - the lowest number that is free, until the end
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """The console script. Ends the process with one of the codes in `exits`."""
+    _open_streams()
     try:
         # Outside its standalone mode click hands the code of ctx.exit() back instead of raising it.
         code = cli.main(args=argv, prog_name="dropzone", standalone_mode=False)
-    except click.UsageError as error:
+    except click.ClickException as error:  # wrong usage
         error.show()
-        sys.exit(Exit.USAGE)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(Exit.FAILED)
+        sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(Exit.INTERRUPTED)
     sys.exit(code or Exit.DONE)

@@ -197,13 +197,17 @@ def _tell_journal(lines: IO[str], watching: threading.Event) -> None:
             watching.set()
         where = f"{entry['folder']} {entry['drop'][-4:]}: " if "drop" in entry else ""
         colour = "yellow" if entry["level"] == "warning" else None
-        click.secho(f"   {entry['timestamp'][11:23]}  {where}{entry['event']}", fg=colour)
+        click.secho(f"   {entry['timestamp'][11:23]}  {where}{entry['event']}", fg=colour, color=render.colour())
 
 
 def _tell_import(arrived: Import) -> None:
     answer = f"answered {arrived.status}" if arrived.status else "and the connection broke"
     fields = " ".join(f"{name}={value}" for name, value in arrived.fields)
-    click.secho(f"   {' ' * 12}  OptiPub got {arrived.rows} rows for {arrived.segment} ({fields}), {answer}", fg="cyan")
+    click.secho(
+        f"   {' ' * 12}  OptiPub got {arrived.rows} rows for {arrived.segment} ({fields}), {answer}",
+        fg="cyan",
+        color=render.colour(),
+    )
 
 
 def _look_round(config: Config, drops: Iterable[Drop], ended: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 
 import click
 
@@ -49,11 +49,12 @@ def _add(group: click.Group, what: str) -> None:
         loaded = ctx.obj.load()
         refused = 0
         for result in wiring.order(loaded, what, _choose(loaded, what, ids, yes=yes), why):
-            if isinstance(result, OperatorError):
-                render.error(result.message, result.hint)
-                refused += 1
-            else:
-                click.echo(f"{result.id} {result.folder}: {result.state}")
+            refused += isinstance(result, OperatorError)
+            with suppress(OSError):  # whoever reads this may have seen enough; the other orders are given all the same
+                if isinstance(result, OperatorError):
+                    render.error(result.message, result.hint)
+                else:
+                    click.echo(f"{result.id} {result.folder}: {result.state}")
         ctx.exit(Exit.FAILED if refused else Exit.DONE)
 
 

@@ -6,6 +6,7 @@ Whatever a partner chose (names, cells) goes through `printable` before it gets 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,11 @@ MARKS = {
     State.FAILED: "x",
 }
 _COLOURS = {"!": "yellow", "?": "magenta", "x": "red", "+": "green", ">": "cyan"}
+
+
+def colour() -> bool | None:
+    """What click is to be told about colours: False where NO_COLOR forbids them, None for terminals only."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def json_lines(members: Iterable[dict[str, Any]]) -> None:
@@ -80,7 +86,7 @@ def queue(lines: Sequence[Queued], now: float) -> None:
     for line, row in zip(lines, rows, strict=True):
         click.echo(click.style(row[0], fg=_COLOURS.get(row[0])) + _line(row, widths)[1:])
         if line.reason:
-            click.echo(f"     {printable(line.reason)}")
+            click.echo(f"     {receipt.harmless(line.reason)}")
     click.echo(f"{len(rows)} drop{'s' if len(rows) != 1 else ''}, {size(sum(line.drop.size for line in lines))}")
 
 
@@ -116,7 +122,7 @@ def show(shown: Shown) -> None:
 
 def attempt(attempt: Attempt) -> dict[str, Any]:
     """The JSON form of an attempt."""
-    plain = asdict(attempt)
+    plain = asdict(attempt) | {"why": receipt.harmless(attempt.why)}
     for name in ("started_at", "ended_at"):
         plain[name] = receipt.stamp(plain[name]) if plain[name] is not None else None
     return plain

@@ -71,6 +71,7 @@ class Claim:
     name: bytes
     size: int
     base: Path
+    touched: bool = False  # an adopted one that was checked before, and perhaps sent: its row was lost later
 
 
 @dataclass(slots=True)
@@ -310,7 +311,10 @@ class Folders:
                     except OSError:  # a power cut may keep the later of two changes only
                         origin = b"/unknown.csv"
                     folder, _, name = origin.partition(b"/")
-                    found.append(Claim(id=id, folder=os.fsdecode(folder), name=name, size=look.size, base=base))
+                    touched = any(look_at(directory, each.encode()) for each in (PREPARED, REJECTS, LOG, CHECKS))
+                    found.append(
+                        Claim(id=id, folder=os.fsdecode(folder), name=name, size=look.size, base=base, touched=touched)
+                    )
         return found
 
     def read_mark(self, base: Path) -> str:
@@ -450,7 +454,7 @@ class Folders:
 
     def bring_back(self, drop: Drop) -> None:
         """Bring a drop that is tried again back from failed/ into work/ID; its old log goes, the ledger has it all."""
-        if drop.path is None:
+        if not drop.path:
             return
         filed = Path(drop.base) / drop.path
         stem = filed.name.removesuffix(".gz").removesuffix(".csv")
@@ -475,7 +479,7 @@ class Folders:
     def where_is(self, drop: Drop) -> Path | None:
         """Where the original of `drop` lies now, or None when it is in none of its places."""
         places = [self._place(drop) / ORIGINAL]
-        if drop.path is not None:
+        if drop.path:
             places.append(Path(drop.base) / drop.path)
         if drop.verdict_at is not None:
             places += [Path(drop.base) / self._path_in(drop, verdict) for verdict in ("done", "failed")]

@@ -123,6 +123,8 @@ def translated(op: str, path: Path, hint: str = "") -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EXDEV:
             hint = "Inbox, work/, done/ and failed/ must lie on one mount; give the folder a `spool:` on its own mount"
+        elif op == "open" and error.errno in (errno.EACCES, errno.EPERM):
+            hint = f"Give it to the user that the daemon runs as, say: chown -R dropzone: {path}"
         elif error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             hint = ""
         raise FolderError(op, str(path), error, hint) from error

@@ -317,5 +317,7 @@ def _translated(path: Path) -> Iterator[None]:
         raise LedgerError(f"cannot use the ledger {path}: {error}", hint) from error
     except sqlite3.DatabaseError as error:
         raise LedgerError(f"the ledger {path} is damaged: {error}", _DAMAGED) from error
+    except UnicodeError as error:  # a half of a character, which no file of text can hold
+        raise LedgerError("a text cannot be written down", "Use plain characters") from error
     except OSError as error:
         raise LedgerError(f"cannot use the ledger {path}: {error.strerror}") from error
