@@ -36,6 +36,7 @@ from dropzone.ledger import Ledger
 from dropzone.pipeline import Pipeline
 
 ENVIRONMENT_S = 60.0  # how soon to try again when the machine is at fault
+_AT_REST = (State.HELD, State.DONE, State.FAILED)
 LONGEST_WAIT_S = 3600.0  # of an account; see `optipub.answers`
 LONGEST_SLEEP_S = 60.0  # a lost wake-up costs at most this
 
@@ -246,6 +247,11 @@ class Daemon:
         """Whether files failed in this run or are held, and whether drops wait for another try."""
         held = bool(self._ledger.find_drops(states=[State.HELD, State.UNKNOWN], limit=1))
         return held or self._failed > 0, len(self._lanes) > 0 or self._fault != ""
+
+    def is_ending(self, id: str) -> bool:
+        """Whether nothing more will be done to the drop by whoever works on it; only its lane does not know yet."""
+        drop = self._ledger.find_drop(id)
+        return drop is not None and drop.state in _AT_REST and self._lanes.is_busy(drop.lane, id)
 
     def order(self, id: str, carry_out: Callable[[Drop], tuple[Drop, Event]]) -> Drop:
         """Have an operator's order carried out on a drop that nobody works on, and let its lane look again.

@@ -153,9 +153,7 @@ def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: floa
             return Discarded(by=by, why=why or "ordered")
         case _:
             if drop.state is State.SENDING:
-                raise OperatorError(
-                    f"{drop.id} is sending, or was when dropzone stopped", "Start dropzone, then look"
-                )
+                raise OperatorError(f"{drop.id} is sending, or was when dropzone stopped", "Start dropzone, then look")
             hint = f"'dropzone show {drop.id}' tells its history"
             raise OperatorError(f"{drop.id} is {drop.state}: {what} is not for that", hint)
 

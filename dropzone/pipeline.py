@@ -164,8 +164,9 @@ class Pipeline:
         # If we die here: the note stays, and the next start counts it.
         try:
             with self._folders.bench(drop) as bench:
-                report = self._check(drop, folder, bench)
-                disturbed = bench.disturbed()
+                disturbed = bench.disturbed()  # asked first: an upload of hours must not be read whole each time
+                report = Report() if disturbed else self._check(drop, folder, bench)
+                disturbed = disturbed or bench.disturbed()
         finally:
             self._folders.end_check(drop)
         if disturbed:

@@ -22,6 +22,7 @@ from dropzone.errors import ConfigError, DropzoneError, FolderError, OperatorErr
 if TYPE_CHECKING:
     from dropzone.daemon import Daemon
     from dropzone.drop import Drop
+    from dropzone.folders import Folders
     from dropzone.ledger import Ledger, Reader
     from dropzone.optipub import OptiPub
     from dropzone.telemetry import Journal
@@ -162,6 +163,14 @@ def _check_reload(old: Config, new: Config) -> None:
             raise OperatorError(f"{key} has changed, and that takes a restart", "Restart dropzone, or change it back")
 
 
+def _check_folders(folders: Folders, config: Config) -> None:
+    """Raise where files of a folder can never be taken over: it is on another mount, or sticky."""
+    for folder in config.folders.values():
+        fault = folders.find_fault(folder)
+        if fault is not None and fault.op == "use":  # what is missing or closed may be mended while we run
+            raise fault
+
+
 def _obedient(daemon: Daemon, ledger: Ledger) -> Callable[[dict[str, Any], str], dict[str, str]]:
     """What the control socket does with a request: the loop carries it out, between two of its own steps."""
 
@@ -171,6 +180,9 @@ def _obedient(daemon: Daemon, ledger: Ledger) -> Callable[[dict[str, Any], str],
         answered: Future[dict[str, str]] = Future()
 
         def carry_out() -> None:
+            if not answered.cancelled() and daemon.is_ending(id):
+                daemon.call(carry_out)  # in a moment
+                return
             if not answered.set_running_or_notify_cancel():
                 return  # the asker was told that it was not done
             try:
@@ -244,6 +256,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             now=time.time,
             monotonic=time.monotonic,
         )
+        _check_folders(folders, config)
         watch = Watch(daemon.hear)
         stack.callback(watch.stop)
 
@@ -257,6 +270,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
                 new = _followed(configuration.load(path))
                 _check_reload(config, new)
                 lay_out(new, inboxes=False)
+                _check_folders(folders, new)
             except (ConfigError, FolderError, OperatorError) as error:
                 problems = [problem.at(str(path)) for problem in getattr(error, "problems", ())]
                 journal.warn("the old configuration stays", why=str(error), problems=problems)

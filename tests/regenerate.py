@@ -26,9 +26,8 @@ def main() -> None:
     readme = README.read_text()
     blocks = {"mermaid": diagram(), "text": transcript()}
     for kind, content in blocks.items():
-        readme = re.sub(
-            rf"```{kind}\n.*?```", lambda _, k=kind, c=content: f"```{k}\n{c}```", readme, count=1, flags=re.DOTALL
-        )
+        before, start, rest = readme.partition(f"```{kind}\n")
+        readme = before + start + content + rest[rest.index("```") :]
     README.write_text(readme)
 
 
