@@ -18,10 +18,13 @@ from dropzone.drop import MAX_PROBLEMS, Report
 from dropzone.errors import Problem
 from dropzone.sheet.digests import Entry, read_entry
 from dropzone.sheet.header import Header, describe, read_header
-from dropzone.sheet.lines import CHUNK, Lines, Source, Text, as_bytes
+from dropzone.sheet.lines import Lines
+from dropzone.sheet.patterns import Engine, best
 from dropzone.sheet.repeats import HeldRows, Repeats, Sink
 from dropzone.sheet.rows import Cell, Row, in_quotes, read_row
-from dropzone.sheet.rules import BLANKS, Fault, Refusal, Repair, Rule, problem
+from dropzone.sheet.rules import BLANKS, ROW_LIMIT, Fault, Refusal, Repair, Rule, problem
+from dropzone.sheet.text import CHUNK, Source, Text, as_bytes
+from dropzone.sheet.tiers import Tier, tiers
 
 
 def check(
@@ -34,6 +37,8 @@ def check(
     progress: Callable[[int], None] | None = None,
     chunk: int = CHUNK,
     scratch: str | None = None,
+    row_limit: int = ROW_LIMIT,
+    engine: Engine | None = None,
 ) -> Report:
     """Read `source` as `folder` would and write what is to be sent to `prepared`, bad rows to `rejects`.
 
@@ -60,10 +65,11 @@ def check(
         repairs: Counter[Repair] = Counter()
         text = Text(source, folder, repairs, compressed=compressed, progress=progress or (lambda _: None), chunk=chunk)
         try:
-            lines = Lines(text)
+            lines = Lines(text, limit=row_limit)
             header = read_header(lines, folder, repairs)
             prepared.write(header.line.encode() + b"\n")
-            rows = _Rows(folder, header, prepared, rejects, repairs, repeats, held)
+            steps = tiers(header, folder, engine or best())
+            rows = _Rows(folder, header, steps, prepared, rejects, repairs, repeats, held)
             rows.read_all(lines)
         except Refusal as refusal:
             return Report(
@@ -82,6 +88,7 @@ class _Rows:
         self,
         folder: Folder,
         header: Header,
+        steps: tuple[Tier, ...],
         prepared: Sink,
         rejects: Sink,
         repairs: Counter[Repair],
@@ -90,6 +97,7 @@ class _Rows:
     ) -> None:
         self._folder = folder
         self._header = header
+        self._tiers = steps
         self._prepared = prepared
         self._rejects = rejects
         self._repairs = repairs
@@ -104,13 +112,9 @@ class _Rows:
 
     def read_all(self, lines: Lines) -> None:
         """All rows, to where each belongs. Raises `Refusal` where the text cannot be read to its end."""
-        dialect, width = self._header.dialect, len(self._header.names)
-        while peek := lines.peek():
-            if not peek.long and dialect.is_blank(peek.first):
-                lines.take(len(peek.first))
-                self._repairs[Repair.BLANK_LINES] += 1
-            else:
-                self._sort(read_row(lines, peek, dialect, width))
+        while lines.more():
+            if not any(self._run(lines, tier) for tier in self._tiers):
+                self._row(lines)
         self._repeats.finish()
         if self._held:
             self._held.release(self._prepared)
@@ -133,7 +137,39 @@ class _Rows:
             refused=self._refused(),
         )
 
+    # ------------------------------------------------------------------------------------------- many rows
+
+    def _run(self, lines: Lines, tier: Tier) -> bool:
+        """The rows that `tier` takes, if it takes the next one."""
+        line = lines.line
+        run = lines.run(tier.pattern)
+        if not run:
+            return False
+        count = lines.line - line
+        self._rows += count
+        self._kinds.setdefault(tier.hashes, line)
+        written = tier.rewrite(run, self._repairs) if tier.rewrite else run
+        for number, (row, out) in enumerate(zip(run.splitlines(), written.splitlines(), strict=True)):
+            cells, _, _ = self._header.dialect.parse(row.decode(), len(self._header.names))
+            key = out.partition(b",")[0].strip(b'"').lower()
+            self._repeats.add(key.decode(), line + number, cells[self._header.order[0]].start + 1)
+            if self._held:
+                self._held.add(line + number, out + b"\n")
+        if not self._held:
+            self._prepared.write(written)
+        return True
+
     # -------------------------------------------------------------------------------------------- one row
+
+    def _row(self, lines: Lines) -> None:
+        dialect, width = self._header.dialect, len(self._header.names)
+        peek = lines.peek()
+        assert peek is not None  # there was more
+        if not peek.long and dialect.is_blank(peek.first):
+            lines.take(peek.first)
+            self._repairs[Repair.BLANK_LINES] += 1
+        else:
+            self._sort(read_row(lines, peek, dialect, width))
 
     def _sort(self, row: Row) -> None:
         self._rows += 1

@@ -1,0 +1,71 @@
+"""The fast engine against the plain one: the same bytes and the same report, whatever the file and wherever it is cut.
+
+`DROPZONE_FUZZ=1000000` (`make soak`) tries that many files instead of the 20,000 of `make test`. A file is made from
+its number alone, so a failure names all that is needed to see it again: ``mean(NUMBER)``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import replace
+
+import pytest
+from oracle import check as plain
+from oracle import lines as plain_lines
+from oracle import rows as plain_rows
+from oracle.mean import Case, mean
+
+from dropzone.drop import Report
+from dropzone.sheet import check
+from dropzone.sheet.patterns import ENGINES
+from dropzone.sheet.rules import KEPT_OF_LONG_LINE
+
+FILES = int(os.environ.get("DROPZONE_FUZZ", "20000"))
+BLOCKS = max(20, FILES // 5_000)
+MODES = [(name, processes) for name in ENGINES for processes in (1,)]
+
+Outcome = tuple[Report, bytes, bytes]
+
+
+def by_the_plain_one(case: Case, patch: pytest.MonkeyPatch) -> Outcome:
+    prepared, rejects = io.BytesIO(), io.BytesIO()
+    for module in (plain_lines, plain_rows):
+        patch.setattr(module, "ROW_LIMIT", case.row_limit)
+    patch.setattr(plain_lines, "KEPT_OF_LONG_LINE", min(KEPT_OF_LONG_LINE, case.row_limit))
+    report = plain.check(
+        io.BytesIO(case.content), prepared, rejects, case.folder, compressed=case.compressed, chunk=case.chunk
+    )
+    return comparable(report, prepared, rejects)
+
+
+def by_the_fast_one(case: Case, engine: str, processes: int) -> Outcome:
+    prepared, rejects = io.BytesIO(), io.BytesIO()
+    report = check(
+        io.BytesIO(case.content),
+        prepared,
+        rejects,
+        case.folder,
+        compressed=case.compressed,
+        chunk=case.chunk,
+        row_limit=case.row_limit,
+        engine=ENGINES[engine],
+    )
+    return comparable(report, prepared, rejects)
+
+
+def comparable(report: Report, prepared: io.BytesIO, rejects: io.BytesIO) -> Outcome:
+    """All that there is to compare: of a file that is no list, neither what was written nor how much was read."""
+    if not report.columns:
+        return replace(report, bytes_read=0), b"", b""
+    return report, prepared.getvalue(), rejects.getvalue()
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_the_fast_engine_gives_what_the_plain_one_gives(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepared copy, rejects and report are the same, byte for byte, with every engine for patterns."""
+    for number in range(block, FILES, BLOCKS):
+        case = mean(number)
+        expected = by_the_plain_one(case, monkeypatch)
+        engine, processes = MODES[number // BLOCKS % len(MODES)]
+        assert by_the_fast_one(case, engine, processes) == expected, f"mean({number}), {engine}, {processes}"
