@@ -17,7 +17,7 @@ from oracle import rows as plain_rows
 from oracle.mean import Case, mean
 
 from dropzone.drop import Report
-from dropzone.sheet import check
+from dropzone.sheet import check, hashes, trail
 from dropzone.sheet.patterns import ENGINES
 from dropzone.sheet.rules import KEPT_OF_LONG_LINE
 
@@ -39,8 +39,12 @@ def by_the_plain_one(case: Case, patch: pytest.MonkeyPatch) -> Outcome:
     return comparable(report, prepared, rejects)
 
 
-def by_the_fast_one(case: Case, engine: str, processes: int) -> Outcome:
+def by_the_fast_one(case: Case, engine: str, processes: int, patch: pytest.MonkeyPatch) -> Outcome:
+    """With what is large made small, so that small files get there, and with and without numpy."""
     prepared, rejects = io.BytesIO(), io.BytesIO()
+    patch.setattr(trail, "SMALL", [0, 40, 1 << 20][case.number % 3])
+    patch.setattr(hashes, "BLOCK", [2, 7, 1 << 19][case.number // 3 % 3])
+    patch.setattr(hashes, "best", [hashes.best, lambda _: hashes.Plain()][case.number // 9 % 2])
     report = check(
         io.BytesIO(case.content),
         prepared,
@@ -66,6 +70,8 @@ def test_the_fast_engine_gives_what_the_plain_one_gives(block: int, monkeypatch:
     """Prepared copy, rejects and report are the same, byte for byte, with every engine for patterns."""
     for number in range(block, FILES, BLOCKS):
         case = mean(number)
-        expected = by_the_plain_one(case, monkeypatch)
         engine, processes = MODES[number // BLOCKS % len(MODES)]
-        assert by_the_fast_one(case, engine, processes) == expected, f"mean({number}), {engine}, {processes}"
+        with monkeypatch.context() as patch:
+            expected = by_the_plain_one(case, patch)
+            found = by_the_fast_one(case, engine, processes, patch)
+        assert found == expected, f"mean({number}), {engine}, {processes}"

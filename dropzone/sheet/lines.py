@@ -53,10 +53,11 @@ class Lines:
     not taking it.
     """
 
-    def __init__(self, text: Text, *, limit: int = ROW_LIMIT) -> None:
+    def __init__(self, text: Text, *, limit: int = ROW_LIMIT, line: int = 1) -> None:
         self.limit = limit  # characters of a row
         self._kept = min(KEPT_OF_LONG_LINE, limit)
-        self.line = 1  # the physical line that comes next
+        self.line = line  # the number of the physical line that comes next
+        self.passed = 0  # bytes of the text before it
         self._source = text
         self._pieces = text.pieces()
         self._text = b""
@@ -66,10 +67,12 @@ class Lines:
         self._refusal: Refusal | None = None
 
     def more(self) -> bool:
-        """Whether anything comes; if so, there is at least one physical line in sight, or one over the limit.
+        """Whether anything comes before the text's `stop`; if so, a physical line is in sight, or one over the limit.
 
         Raises `Refusal` where the text cannot go on.
         """
+        if self._source.stop_at is not None and self.passed >= self._source.stop_at:
+            return False
         while self._text.find(b"\n", self._at) < 0 and self._grow():
             pass
         if self._at < len(self._text):
@@ -83,7 +86,9 @@ class Lines:
 
         No row in it is over the limit: all together are not.
         """
-        found = pattern.match(self._text, self._at, min(len(self._text), self._at + self.limit + 1))
+        stop = self._source.stop_at
+        reach = self.limit + 1 if stop is None else min(self.limit + 1, stop - self.passed)
+        found = pattern.match(self._text, self._at, min(len(self._text), self._at + reach))
         if found is None:
             return b""
         rows = self._text[self._at : found.end()]
@@ -147,6 +152,7 @@ class Lines:
         self._move(end, self._text.count(b"\n", self._at, end))
 
     def _move(self, end: int, lines: int) -> None:
+        self.passed += end - self._at
         self._at = end
         self.line += lines
         self._reach = None

@@ -107,6 +107,10 @@ class Text:
     """The text of one file in pieces, with LF line ends. `repairs` gets what had to be put right for that.
 
     `bytes_read` is how much of the source was taken so far (packed bytes, for a packed one), `encoding` what it is in.
+
+    Of a part of a file, `start` is where in the file the source begins, and `stop` how many of its bytes are meant;
+    behind a line end both. What lies behind it can still be seen, but its repairs do not count. `stop_at` is where
+    in the text that is, once it is in sight.
     """
 
     def __init__(
@@ -118,8 +122,13 @@ class Text:
         compressed: bool,
         progress: Callable[[int], None],
         chunk: int,
+        start: int = 0,
     ) -> None:
         self.encoding = folder.encoding
+        self.stop: int | None = None
+        self.stop_at: int | None = None
+        self._start = start
+        self._given = 0
         self._counted = _Counted(source, progress)
         self._limit = folder.guards.max_bytes
         self._compressed = compressed
@@ -133,10 +142,19 @@ class Text:
     def pieces(self) -> Iterator[bytes]:
         """The text, in order, cut between characters. Raises `Refusal` where the file turns out to be none, damaged or too big."""
         chunks = self._unpacked() if self._compressed else self._plain()
-        return self._with_lf(self._decoded(self._bounded(chunks)))
+        for piece in self._with_lf(self._decoded(self._bounded(chunks))):
+            self._given += len(piece)
+            if self.bytes_read == self.stop:
+                self.stop_at = self._given
+            yield piece
 
     def _plain(self) -> Iterator[bytes]:
-        return iter(lambda: self._counted.read(self._chunk), b"")
+        return iter(lambda: self._counted.read(self._until_stop()), b"")
+
+    def _until_stop(self) -> int:
+        """How much to read next: a stop lies between two chunks."""
+        left = (self.stop or 0) - self.bytes_read
+        return min(left, self._chunk) if left > 0 else self._chunk
 
     def _unpacked(self) -> Iterator[bytes]:
         """One chunk at a time, so that a gzip bomb costs no memory; `_bounded` ends it before it costs much time."""
@@ -151,7 +169,7 @@ class Text:
             raise refusal(Rule.BROKEN_GZIP, why="it is damaged, or no gzip at all") from error
 
     def _bounded(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        total = 0
+        total = self._start
         for chunk in chunks:
             total += len(chunk)
             if total > self._limit:
@@ -163,7 +181,7 @@ class Text:
         while len(head) < _HEAD and (chunk := next(chunks, b"")):
             head += chunk
         encoding = self._encoding(head)
-        mark = next((mark for mark, _ in _MARKS if head.startswith(mark)), b"")
+        mark = next((mark for mark, _ in _MARKS if not self._start and head.startswith(mark)), b"")
         pieces = chain([head[len(mark) :]], chunks)
         return self._checked(pieces) if codecs.lookup(encoding).name == "utf-8" else self._recoded(pieces, encoding)
 
@@ -183,6 +201,8 @@ class Text:
 
     def _encoding(self, head: bytes) -> str:
         """Which encoding a file that starts with `head` is in. Raises `Refusal` for what is no text at all."""
+        if self._start:  # the beginning of the file has been looked at, and what begins a part means nothing
+            return self.encoding
         for signature, rule in _SIGNATURES:
             if head.startswith(signature):
                 raise refusal(rule, 1, 1)
@@ -213,9 +233,10 @@ class Text:
     def _lf(self, text: bytes) -> bytes:
         if b"\r" not in text:
             return text
-        crlf = text.count(b"\r\n")
-        self._repairs[Repair.CRLF] += crlf
-        self._repairs[Repair.CR] += text.count(b"\r") - crlf
+        if self.stop is None or self.bytes_read <= self.stop:
+            crlf = text.count(b"\r\n")
+            self._repairs[Repair.CRLF] += crlf
+            self._repairs[Repair.CR] += text.count(b"\r") - crlf
         return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 

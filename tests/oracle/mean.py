@@ -53,6 +53,7 @@ _MODES: list[dict[str, Any]] = [
 class Case:
     """One file, its folder, and how it is read."""
 
+    number: int
     content: bytes
     keys: dict[str, Any]
     compressed: bool
@@ -85,6 +86,7 @@ def mean(seed: int) -> Case:
         if chance.random() < 0.1:
             content = content[: chance.randrange(len(content))]
     return Case(
+        number=seed,
         content=content,
         keys=keys,
         compressed=compressed,
