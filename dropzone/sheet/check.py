@@ -14,12 +14,12 @@ from typing import IO
 
 from dropzone.config import Folder
 from dropzone.drop import MAX_PROBLEMS, Report
-from dropzone.sheet import parts
+from dropzone.sheet.beside import Beside
 from dropzone.sheet.hashes import new_key
 from dropzone.sheet.header import Header, describe, read_header
 from dropzone.sheet.held import HeldRows
 from dropzone.sheet.lines import Lines
-from dropzone.sheet.parts import Plan
+from dropzone.sheet.parts import Files, Others, Outcome, Part, Plan, find_cuts, find_file
 from dropzone.sheet.patterns import Engine, best
 from dropzone.sheet.reading import Reading, Tally
 from dropzone.sheet.repeats import Repeats, Sink
@@ -27,6 +27,7 @@ from dropzone.sheet.rules import ROW_LIMIT, Refusal, Repair
 from dropzone.sheet.text import CHUNK, Source, Text, as_bytes
 from dropzone.sheet.trail import Trail, find_repeats
 
+_COPIED = 1 << 20  # bytes at a time
 _IN_MEMORY = 1 << 20  # bytes of a temporary file that need no disk
 
 
@@ -69,19 +70,19 @@ def check(
     may have, what runs the patterns, and how parts are cut.
     """
     with ExitStack() as files:
-        checking = _Check(folder, prepared, rejects, files, scratch, engine or best())
+        checking = _Check(folder, prepared, rejects, files, scratch)
+        told = progress or (lambda _: None)
         text = Text(
             source,
             folder,
             checking.tally.repairs,
             compressed=compressed,
-            progress=progress or (lambda _: None),
+            progress=lambda count: told(count + checking.others.bytes_read),
             chunk=chunk,
         )
+        plan = plan or Plan(most=1 if compressed else cores, start=Beside)
         try:
-            lines = Lines(text, limit=row_limit)
-            header = read_header(lines, folder, checking.tally.repairs)
-            checking.read(header, lines, text)
+            return checking.run(source, text, Lines(text, limit=row_limit), engine or best(), plan)
         except Refusal as refusal:
             return Report(
                 problems=refusal.problems[:MAX_PROBLEMS],
@@ -89,54 +90,106 @@ def check(
                 bytes_read=text.bytes_read,
                 refused=refusal.why,
             )
-        return checking.report(header, text)
 
 
 class _Check:
     """One check: what it writes to, what it has found."""
 
     def __init__(
-        self, folder: Folder, prepared: Sink, rejects: Sink, files: ExitStack, scratch: str | None, engine: Engine
+        self, folder: Folder, prepared: Sink, rejects: Sink, files: ExitStack, scratch: str | None
     ) -> None:
         self.tally = Tally()
+        self.others = Others(files, scratch)
         self._folder = folder
         self._prepared = prepared
         self._rejects = rejects
         self._files = files
         self._scratch = scratch
-        self._engine = engine
         self._held = files.enter_context(HeldRows(scratch)) if folder.repeats == "last" else None
         superseded = self._held.supersede if self._held else None
         self._repeats = files.enter_context(Repeats(superseded=superseded, scratch=scratch))
 
-    def read(self, header: Header, lines: Lines, text: Text) -> None:
-        """All rows, to where each belongs. Raises `Refusal` where the text cannot be read to its end."""
+    def run(self, source: Source, text: Text, lines: Lines, engine: Engine, plan: Plan) -> Report:
+        """Read the header and all rows. Raises `Refusal` where the text cannot be read to its end."""
+        header = read_header(lines, self._folder, self.tally.repairs)
         self._prepared.write(header.line.encode() + b"\n")
+        rejects = _Rejects(self._rejects, header)
         trail = Trail(self._file(), self._file(), new_key())
         reading = Reading(
             self._folder,
             header,
-            self._engine,
+            engine,
             prepared=self._prepared,
-            rejects=_Rejects(self._rejects, header),
+            rejects=rejects,
             trail=trail,
             tally=self.tally,
             held=self._held,
         )
+        self._begin_others(source, text, lines, header, engine, plan, trail.key)
         reading.read_all(lines)
-        find_repeats([trail], self._repeats, reading.key_of, self._scratch)
+        trails, bytes_read = [trail], text.bytes_read
+        if text.stop is not None:
+            if outcomes := self._outcomes(lines, text):
+                trails += [self._take(*each, rejects, trail.key) for each in zip(self.others.files, outcomes, strict=True)]
+                bytes_read = outcomes[-1].end
+            else:
+                text.go_on()
+                reading.read_all(lines)
+                bytes_read = text.bytes_read
+        find_repeats(trails, self._repeats, reading.key_of, self._scratch)
         self._repeats.finish()
         if self._held:
             self._held.release(self._prepared)
             self.tally.repairs[Repair.SUPERSEDED] = self._repeats.count
+        return self._report(header, text.encoding, bytes_read)
+
+    # ------------------------------------------------------------------------------------------------- parts
+
+    def _begin_others(
+        self, source: Source, text: Text, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes
+    ) -> None:
+        """Cut the file, if it is to be and can be, and have all parts but the first one read."""
+        fd = find_file(source, text, self._folder) if plan.most > 1 else None
+        cuts = find_cuts(fd, plan, text.bytes_read, header, self._folder, engine) if fd is not None else []
+        if fd is None or not cuts:
+            return
+        settings = self._folder.settings_json()
+        parts = [
+            Part(
+                settings=settings,
+                encoding=text.encoding,
+                header=header,
+                engine=engine.name,
+                start=start,
+                stop=stop,
+                key=key,
+                row_limit=lines.limit,
+                chunk=text.chunk,
+            )
+            for start, stop in zip(cuts, [*cuts[1:], None], strict=True)
+        ]
+        text.stop = cuts[0]
+        self.others.begin(parts, fd, plan.start)
+
+    def _outcomes(self, lines: Lines, text: Text) -> list[Outcome]:
+        """What came of the other parts, if the first one ended with a row and all others did."""
+        return self.others.wait(text.tell_progress) if lines.passed == text.stop_at else []
+
+    def _take(self, files: Files, outcome: Outcome, rejects: Sink, key: bytes) -> Trail:
+        """Add what a part came to, to what those before it did; its trail."""
+        self.tally.add(outcome.tally)
+        for sink, file in ((self._prepared, files.prepared), (rejects, files.rejects)):
+            file.seek(0)
+            while piece := file.read(_COPIED):
+                sink.write(piece)
+        return Trail(files.rows, files.hashes, key, count=outcome.count)
 
     def _file(self) -> IO[bytes]:
         return self._files.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self._scratch))
 
-    def report(self, header: Header, text: Text) -> Report:
-        """What was found, once all is read."""
+    def _report(self, header: Header, encoding: str, bytes_read: int) -> Report:
         tally = self.tally
-        facts = {"encoding": text.encoding, "delimiter": describe(header.dialect), "hash": self._folder.hash or "none"}
+        facts = {"encoding": encoding, "delimiter": describe(header.dialect), "hash": self._folder.hash or "none"}
         return Report(
             columns=header.columns,
             rows=tally.rows,
@@ -147,7 +200,7 @@ class _Check:
             repairs=tuple((str(each).format(**facts), tally.repairs[each]) for each in Repair if tally.repairs[each]),
             problems=tuple(tally.problems),
             problem_count=tally.bad,
-            bytes_read=text.bytes_read,
+            bytes_read=bytes_read,
             refused=refused(tally, self._repeats.count, self._folder),
         )
 

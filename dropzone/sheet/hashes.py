@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import IO, Any, Protocol
 
 SIZE = 8  # bytes of a hash
-BLOCK = 1 << 19  # hashes in memory at a time: 4 MiB, and what sorting adds
+BLOCK = 1 << 17  # hashes in memory at a time: 1 MiB, and what sorting adds
 
 _WORDS = 16  # words of 8 bytes of an address that have a factor of their own; behind them the factors come again
 _AT_ONCE = 4  # words that are taken of every address; most have no more
@@ -171,3 +171,8 @@ def new_key() -> bytes:
 def best(key: bytes) -> Hashing:
     """The fastest way that is installed."""
     return Vectors(_numpy(), key) if _numpy() else Plain()
+
+
+def anywhere() -> bool:
+    """Whether one key gives the same hashes in every interpreter."""
+    return _numpy() is not None

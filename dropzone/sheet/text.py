@@ -108,7 +108,7 @@ class Text:
 
     `bytes_read` is how much of the source was taken so far (packed bytes, for a packed one), `encoding` what it is in.
 
-    Of a part of a file, `start` is where in the file the source begins, and `stop` how many of its bytes are meant;
+    Of a part of a file, `start` is where in the file the source begins, `encoding` what was found at its beginning, and `stop` how many of its bytes are meant;
     behind a line end both. What lies behind it can still be seen, but its repairs do not count. `stop_at` is where
     in the text that is, once it is in sight.
     """
@@ -123,21 +123,32 @@ class Text:
         progress: Callable[[int], None],
         chunk: int,
         start: int = 0,
+        encoding: str = "",
     ) -> None:
-        self.encoding = folder.encoding
+        self.encoding = encoding or folder.encoding
         self.stop: int | None = None
         self.stop_at: int | None = None
+        self._beyond: Counter[Repair] = Counter()
         self._start = start
         self._given = 0
         self._counted = _Counted(source, progress)
         self._limit = folder.guards.max_bytes
         self._compressed = compressed
         self._repairs = repairs
-        self._chunk = chunk
+        self.chunk = chunk
 
     @property
     def bytes_read(self) -> int:
         return self._counted.count
+
+    def tell_progress(self) -> None:
+        """Tell it once more, for who waits for something else."""
+        self._counted.tell_progress()
+
+    def go_on(self) -> None:
+        """Take what lies behind the stop for a part of the text, too."""
+        self.stop = self.stop_at = None
+        self._repairs.update(self._beyond)
 
     def pieces(self) -> Iterator[bytes]:
         """The text, in order, cut between characters. Raises `Refusal` where the file turns out to be none, damaged or too big."""
@@ -154,13 +165,13 @@ class Text:
     def _until_stop(self) -> int:
         """How much to read next: a stop lies between two chunks."""
         left = (self.stop or 0) - self.bytes_read
-        return min(left, self._chunk) if left > 0 else self._chunk
+        return min(left, self.chunk) if left > 0 else self.chunk
 
     def _unpacked(self) -> Iterator[bytes]:
         """One chunk at a time, so that a gzip bomb costs no memory; `_bounded` ends it before it costs much time."""
         stream = gzip.GzipFile(fileobj=self._counted, mode="rb")
         try:
-            while chunk := stream.read(self._chunk):
+            while chunk := stream.read(self.chunk):
                 self._counted.tell_progress()  # a bomb reads next to nothing, and must be cancellable all the same
                 yield chunk
         except EOFError as error:
@@ -233,10 +244,10 @@ class Text:
     def _lf(self, text: bytes) -> bytes:
         if b"\r" not in text:
             return text
-        if self.stop is None or self.bytes_read <= self.stop:
-            crlf = text.count(b"\r\n")
-            self._repairs[Repair.CRLF] += crlf
-            self._repairs[Repair.CR] += text.count(b"\r") - crlf
+        crlf = text.count(b"\r\n")
+        counted = self._repairs if self.stop is None or self.bytes_read <= self.stop else self._beyond
+        counted[Repair.CRLF] += crlf
+        counted[Repair.CR] += text.count(b"\r") - crlf
         return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 

@@ -29,16 +29,16 @@ class Exact(Protocol):
 
 
 class Trail:
-    """What the rows of a file, or of one part of it, leave. `rows` and `hashes` are empty files.
+    """What the rows of a file, or of one part of it, leave. `rows` and `hashes` are files, empty or with `count` rows.
 
     `key` is what hashes are keyed with; trails that are to be searched together share it.
     """
 
-    def __init__(self, rows: IO[bytes], hashes: IO[bytes], key: bytes) -> None:
+    def __init__(self, rows: IO[bytes], hashes: IO[bytes], key: bytes, *, count: int = 0) -> None:
         self.rows = rows
         self.hashes = hashes
         self.key = key
-        self.count = 0
+        self.count = count  # good rows
         self._pending: list[bytes] = []
         self._size = 0
         self._hashing: Hashing | None = None
