@@ -99,7 +99,8 @@ def check(
     try:
         with file.open("rb") as source, _sink(out) as prepared, io.BytesIO() as rejects:
             compressed = os.fsencode(file.name).lower().endswith(b".gz")
-            return sheet.check(source, prepared, rejects, folder, compressed=compressed, progress=progress)
+            cores = len(os.sched_getaffinity(0))
+            return sheet.check(source, prepared, rejects, folder, compressed=compressed, progress=progress, cores=cores)
     except OSError as error:
         where = error.filename or file
         raise OperatorError(f"cannot use {printable(str(where))}: {error.strerror}", "Is the path right?") from error

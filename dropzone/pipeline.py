@@ -13,6 +13,7 @@ protocol in `optipub`, the rules for CSVs in `sheet`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import BinaryIO, Protocol, assert_never, cast
@@ -178,6 +179,7 @@ class Pipeline:
             compressed=drop.name.lower().endswith(b".gz"),
             progress=progress,
             scratch=str(bench.scratch),
+            cores=len(os.sched_getaffinity(0)),
         )
 
     def _guard(self, drop: Drop, folder: Folder, report: Report) -> Withheld | None:

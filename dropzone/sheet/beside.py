@@ -27,7 +27,7 @@ class Beside:
         self.bytes_read = 0
         self._outcome: Outcome | None = None
         descriptors = [fd, *(file.fileno() for file in files.all())]
-        self._child = subprocess.Popen(  # noqa: S603
+        self._child = subprocess.Popen(
             [sys.executable, "-m", "dropzone.sheet.beside"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

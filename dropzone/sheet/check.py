@@ -95,9 +95,7 @@ def check(
 class _Check:
     """One check: what it writes to, what it has found."""
 
-    def __init__(
-        self, folder: Folder, prepared: Sink, rejects: Sink, files: ExitStack, scratch: str | None
-    ) -> None:
+    def __init__(self, folder: Folder, prepared: Sink, rejects: Sink, files: ExitStack, scratch: str | None) -> None:
         self.tally = Tally()
         self.others = Others(files, scratch)
         self._folder = folder
@@ -130,7 +128,9 @@ class _Check:
         trails, bytes_read = [trail], text.bytes_read
         if text.stop is not None:
             if outcomes := self._outcomes(lines, text):
-                trails += [self._take(*each, rejects, trail.key) for each in zip(self.others.files, outcomes, strict=True)]
+                trails += [
+                    self._take(*each, rejects, trail.key) for each in zip(self.others.files, outcomes, strict=True)
+                ]
                 bytes_read = outcomes[-1].end
             else:
                 text.go_on()

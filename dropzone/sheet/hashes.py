@@ -100,7 +100,8 @@ class Vectors:
         padded = rows + bytes(SIZE * _AT_ONCE)
         letters = np.frombuffer(padded, np.uint8)
         starts, ends = self._first_cells(letters, len(rows))
-        return self._mixed(padded, starts, ends).tobytes()
+        block: bytes = self._mixed(padded, starts, ends).tobytes()
+        return block
 
     def _first_cells(self, letters: Any, size: int) -> tuple[Any, Any]:
         """Where the first cell of each row begins and ends, without quotes."""
@@ -157,10 +158,10 @@ class Vectors:
 def _numpy() -> Any:
     """numpy, imported when a large file comes first: it takes a tenth of a second and ten megabytes."""
     try:
-        import numpy  # noqa: PLC0415
+        import numpy as np  # noqa: PLC0415
     except ImportError:  # the extra `fast` is not installed
         return None
-    return numpy
+    return np
 
 
 def new_key() -> bytes:

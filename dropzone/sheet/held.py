@@ -6,7 +6,7 @@ import tempfile
 from contextlib import ExitStack
 from itertools import compress
 from struct import Struct
-from typing import Self
+from typing import IO, Self
 
 from dropzone.sheet.repeats import Sink
 
@@ -14,13 +14,17 @@ _FRAME = Struct(">QII")  # line, number of rows, bytes
 _LEFT_OUT = bytes.maketrans(b"\0\1", b"\1\0")
 
 
+def _new_file(scratch: str | None) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=scratch)
+
+
 class HeldRows:
     """The rows of one file, held back. A row is known by a line that no other row has."""
 
     def __init__(self, scratch: str | None = None) -> None:
         self._files = ExitStack()
-        self._rows = self._files.enter_context(tempfile.TemporaryFile(dir=scratch))
-        self._marks = self._files.enter_context(tempfile.TemporaryFile(dir=scratch))  # a byte for each line; sparse
+        self._rows = self._files.enter_context(_new_file(scratch))
+        self._marks = self._files.enter_context(_new_file(scratch))  # a byte for each line; sparse
 
     def __enter__(self) -> Self:
         return self

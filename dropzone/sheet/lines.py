@@ -82,7 +82,7 @@ class Lines:
         return False
 
     def run(self, pattern: Pattern) -> bytes:
-        """Move past as many of the rows in sight as `pattern` takes, and give them; empty if it does not take the first.
+        """Move past as many of the rows in sight as `pattern` takes, and give them; empty if it takes none.
 
         No row in it is over the limit: all together are not.
         """

@@ -19,7 +19,7 @@ from typing import IO, Protocol
 from dropzone.config import Folder
 from dropzone.sheet import hashes
 from dropzone.sheet.header import Header
-from dropzone.sheet.lines import Lines
+from dropzone.sheet.lines import Lines, Pattern
 from dropzone.sheet.patterns import ENGINES, Engine
 from dropzone.sheet.reading import Reading, Tally
 from dropzone.sheet.text import Source, Text
@@ -146,22 +146,26 @@ def find_cuts(fd: int, plan: Plan, after: int, header: Header, folder: Folder, e
 
 
 def _line_ends(sight: bytes) -> Sequence[int]:
-    ends, at = [], 0
+    ends: list[int] = []
+    at = 0
     while (at := sight.find(b"\n", at) + 1) and len(ends) < 1_000:
         ends.append(at)
     return ends
 
 
-def _is_row(sight: bytes, patterns: Sequence[object]) -> bool:
+def _is_row(sight: bytes, patterns: Sequence[Pattern]) -> bool:
     """Whether the next line is a good row: in the middle of a cell in quotes, few lines look like one."""
     line = sight[: sight.find(b"\n") + 1].removesuffix(b"\n").removesuffix(b"\r") + b"\n"
-    return any(pattern.match(line, 0, len(line)) for pattern in patterns)  # type: ignore[attr-defined]
+    return any(pattern.match(line, 0, len(line)) for pattern in patterns)
 
 
 def new_files(files: ExitStack, scratch: str | None) -> Files:
     """The files of one part, gone when `files` is left."""
-    prepared, rejects, rows, hashes_ = (files.enter_context(tempfile.TemporaryFile(dir=scratch)) for _ in range(4))
-    return Files(prepared=prepared, rejects=rejects, rows=rows, hashes=hashes_)
+
+    def new() -> IO[bytes]:
+        return files.enter_context(tempfile.TemporaryFile(dir=scratch))
+
+    return Files(prepared=new(), rejects=new(), rows=new(), hashes=new())
 
 
 class Others:

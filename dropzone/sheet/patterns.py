@@ -113,6 +113,12 @@ def best() -> Engine:
     return next(iter(ENGINES.values()))
 
 
+def engine() -> str:
+    """What runs the patterns here, in words for `doctor` and `check -v`."""
+    name = best().name
+    return "RE2" if name == "RE2" else f"Python's {name} (RE2 is faster: install dropzone[fast])"
+
+
 @lru_cache(maxsize=32)  # folders with different columns take turns in a daemon
 def rows(shape: Shape, engine: Engine) -> Pattern:
     """The pattern for one or more rows of this shape, each with its line end."""
@@ -130,7 +136,9 @@ def _cell(shape: Shape, engine: Engine) -> str:
     if not shape.loose:
         return f"(?:{quoted}|{engine.trimmed(chars, _WIDE)})"
     blank = _blank(shape)
-    return f"{engine.many(blank, blank)}(?:{quoted}{engine.many(blank, blank)}|{engine.many(chars, f'{_WIDE}|{blank}')})"
+    return (
+        f"{engine.many(blank, blank)}(?:{quoted}{engine.many(blank, blank)}|{engine.many(chars, f'{_WIDE}|{blank}')})"
+    )
 
 
 def _entry(shape: Shape, engine: Engine) -> str:

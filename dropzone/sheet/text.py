@@ -108,9 +108,9 @@ class Text:
 
     `bytes_read` is how much of the source was taken so far (packed bytes, for a packed one), `encoding` what it is in.
 
-    Of a part of a file, `start` is where in the file the source begins, `encoding` what was found at its beginning, and `stop` how many of its bytes are meant;
-    behind a line end both. What lies behind it can still be seen, but its repairs do not count. `stop_at` is where
-    in the text that is, once it is in sight.
+    Of a part of a file, `start` is where in the file the source begins and `encoding` what the file is in; `stop` is
+    how many bytes of the source are meant. Both are behind a line end. What lies behind the stop can still be seen, but
+    its repairs do not count. `stop_at` is where in the text the stop is, once it is in sight.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Text:
         self._repairs.update(self._beyond)
 
     def pieces(self) -> Iterator[bytes]:
-        """The text, in order, cut between characters. Raises `Refusal` where the file turns out to be none, damaged or too big."""
+        """The text, in order, cut between characters. Raises `Refusal` where it is none, damaged or too big."""
         chunks = self._unpacked() if self._compressed else self._plain()
         for piece in self._with_lf(self._decoded(self._bounded(chunks))):
             self._given += len(piece)
@@ -252,7 +252,7 @@ class Text:
 
 
 def _utf_8(chunk: bytes, *, final: bool) -> tuple[bytes, bytes]:
-    """The whole characters of `chunk`, and the beginning of one at its end; strict first, because nearly all is text."""
+    """The whole characters of `chunk`, and the beginning of one at its end; strict first: nearly all is text."""
     if chunk.isascii():
         return chunk, b""
     try:

@@ -16,12 +16,12 @@ from contextlib import ExitStack
 from dropzone.config import Folder
 from dropzone.drop import MAX_PROBLEMS, Report
 from dropzone.errors import Problem
+from dropzone.sheet.rules import BLANKS, Fault, Refusal, Repair, Rule, problem
 from oracle.digests import Entry, read_entry
 from oracle.header import Header, describe, read_header
 from oracle.lines import CHUNK, Lines, Source, Text, as_bytes
 from oracle.repeats import HeldRows, Repeats, Sink
 from oracle.rows import Cell, Row, in_quotes, read_row
-from dropzone.sheet.rules import BLANKS, Fault, Refusal, Repair, Rule, problem
 
 
 def check(

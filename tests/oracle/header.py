@@ -14,9 +14,6 @@ from typing import assert_never
 
 from dropzone.config import Folder
 from dropzone.errors import Problem
-from oracle.digests import is_entry
-from oracle.lines import Lines, Peek
-from oracle.rows import Cell, Dialect, Row, in_quotes, read_row
 from dropzone.sheet.rules import (
     BLANKS,
     DELIMITERS,
@@ -30,6 +27,9 @@ from dropzone.sheet.rules import (
     refusal,
     shown,
 )
+from oracle.digests import is_entry
+from oracle.lines import Lines, Peek
+from oracle.rows import Cell, Dialect, Row, in_quotes, read_row
 
 _CALLED = {",": "comma", ";": "semicolon", "\t": "tab"}
 _NOT_IN_A_VARIABLE = re.compile("[^a-z0-9_]")

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables of odd pieces of text, as they come
 """Small files that are as mean as we can make them, and folders to read them by; all by chance, from one seed."""
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any
 from dropzone.config import Folder
 
 _ADDRESSES = [
-    "a@b.co", "A@B.co", "b@b.co", "jane.doe+tag@mail.example.co.uk", "o'hara!#$%&*/=?^_`{|}~-@example.com", "1@2.x3",
-    "x@xn--mller-kva.example", "a@b--c.com", "a@b.c-d", "ü@b.co", "Ü@b.co", "jane@müller.example", "用户@例子.公司", "K@b.co",
-    "k@b.co", "İ@b.co", "a" * 64 + "@example.com", "a" * 31 + "." + "b" * 32 + "@b.co", "a.b.c.d.e.f@b.co",
-    "a@" + "b" * 63 + ".com", "a@" + "b" * 60 + "." + "c" * 61 + ".co", "a@" + ".".join("bcdefghij") + ".k",
+    "a@b.co", "A@B.co", "b@b.co", "jane.doe+tag@mail.example.co.uk", "o'hara!#$%&*/=?^_`{|}~-@example.com",
+    "1@2.x3", "x@xn--mller-kva.example", "a@b--c.com", "a@b.c-d", "ü@b.co", "Ü@b.co", "jane@müller.example", "用户@例子.公司",
+    "\u212a@b.co", "k@b.co", "İ@b.co", "a" * 64 + "@example.com", "a" * 31 + "." + "b" * 32 + "@b.co",
+    "a.b.c.d.e.f@b.co", "a@" + "b" * 63 + ".com", "a@" + "b" * 60 + "." + "c" * 61 + ".co", "a@" + ".".join("bcdefghij") + ".k",
     "a@" + ".".join(["b" * 61] * 4) + ".comx", "a" * 20 + ".b." + "c" * 20 + "@" + "d" * 19 + ".x.y.z.com",
 ]  # fmt: skip
 _NO_ADDRESSES = [
@@ -27,21 +28,26 @@ _NO_ADDRESSES = [
     "a(b@b.co", "a@b,co",
 ]  # fmt: skip
 _WORDS = [
-    "", "", "x", "Ann", "Lou Ann", "1,5", "a;b", "a\tb", " ", "\t", "  ", "Zoë", "\u00a0x", "x\u0085", "😀", "€", "\ud7ff",
-    "\ue000", "-", "=1+1", "'", "x" * 30, "\u2028", "a@b.co", "Ü" * 12, "\x7f", "\x9f", "\xa0", "ß",
+    "", "", "x", "Ann", "Lou Ann", "1,5", "a;b", "a\tb", " ", "\t", "  ", "Zoë", "\u00a0x", "x\u0085", "😀", "€",
+    "\ud7ff", "\ue000", "-", "=1+1", "'", "x" * 30, "\u2028", "a@b.co", "Ü" * 12, "x\na@b.co,x\nc@b.co,1",
+    "\x7f", "\x9f", "\xa0", "ß",
 ]  # fmt: skip
 _ODD = [
-    '"', '""', '"""', ",", ";", "\t", " ", "\n", "\r", "\r\n", "\n\n", ",,\n", '"\n', '\n"', "\x07", "\x1f", "\x80", '" ', ' "', '",',
-    ',"', "é", "\ufeff", "\x0b", "\x0c", "\x1c", "\x85",
+    '"', '""', '"""', ",", ";", "\t", " ", "\n", "\r", "\r\n", "\n\n", ",,\n", '"\n', '\n"', "\x07", "\x1f", "\x80", '" ',
+    ' "', '",', ',"', "é", "\ufeff", "\x0b", "\x0c", "\x1c", "\x85",
 ]  # fmt: skip
-_BYTES = [b"\xff", b"\x80", b"\xc3", b"\xc2", b"\xed\xa0\x80", b"\xed\xb2\x80", b"\xf0\x9f", b"\xe2\x82", b"\0", b"\xef\xbb\xbf", b"\xc0\x80"]  # fmt: skip
+_BYTES = [
+    b"\xff", b"\x80", b"\xc3", b"\xc2", b"\xed\xa0\x80", b"\xed\xb2\x80", b"\xf0\x9f", b"\xe2\x82",
+    b"\0", b"\xef\xbb\xbf", b"\xc0\x80",
+]  # fmt: skip
 _HASHES: list[dict[str, Any]] = [
-    {},
-    {},
-    {},
     {"mode": "suppress", "hash": "none"},
-    *({"mode": "suppress", "hash": kind, "hash_plain": plain} for kind in ("md5", "sha256", "sha512") for plain in (0, 1)),
-]  # fmt: skip
+    *(
+        {"mode": "suppress", "hash": kind, "hash_plain": plain}
+        for kind in ("md5", "sha256", "sha512")
+        for plain in (False, True)
+    ),
+]
 _MODES: list[dict[str, Any]] = [
     {"mode": "lead"},
     {"mode": "unsubscribe"},
@@ -76,9 +82,13 @@ def mean(seed: int) -> Case:
         + [("utf-8", codecs.BOM_UTF8), ("utf-16-le", codecs.BOM_UTF16_LE), ("utf-16-be", codecs.BOM_UTF16_BE)]
         + [(keys.get("encoding", "utf-8"), b"")]
     )
-    delimiter = chance.choice(",,,,;\t") if keys["delimiter"] == "auto" else {"tab": "\t"}.get(keys["delimiter"], keys["delimiter"])
+    delimiter = (
+        chance.choice(",,,,;\t")
+        if keys["delimiter"] == "auto"
+        else {"tab": "\t"}.get(keys["delimiter"], keys["delimiter"])
+    )
     text = _text(chance, keys, delimiter)
-    content = mark + text.encode(encoding, "ignore" if encoding not in ("utf-8",) else "surrogatepass")
+    content = mark + text.encode(encoding, "surrogatepass" if encoding == "utf-8" else "ignore")
     content = _damaged(chance, content)
     compressed = chance.random() < 0.1
     if compressed:
@@ -102,9 +112,7 @@ def _keys(chance: Random) -> dict[str, Any]:
         "repeats": chance.choice(["keep", "keep", "last", "refuse"]),
         "bad_rows": chance.choice([0, 1, 3, "30%", "100%", "100%"]),
     }
-    keys |= chance.choice(_HASHES) or chance.choice(_MODES)
-    if "hash_plain" in keys:
-        keys["hash_plain"] = bool(keys["hash_plain"])
+    keys |= chance.choice([*_HASHES, *_MODES, *_MODES])
     if chance.random() < 0.2:
         keys["rename"] = {"E-Mail": "email", "name": "varr_name"}
     if chance.random() < 0.15:
@@ -123,14 +131,19 @@ def _text(chance: Random, keys: dict[str, Any], delimiter: str) -> str:
     column = next((index for index, name in enumerate(names) if name.strip(' "').lower() in ("email", "e-mail")), 0)
     style = chance.choice([0.0, 0.0, 0.3, 1.0]), chance.choice([0.0, 0.0, 0.3])  # quotes, blanks
     for _ in range(chance.choice([0, 1, 3, 8, 20, 40])):
-        cells = [_cell(chance, chance.choice(_WORDS if chance.random() < 0.5 else _WORDS[:5]), delimiter, style) for _ in names or [""]]
+        cells = [
+            _cell(chance, chance.choice(_WORDS if chance.random() < 0.5 else _WORDS[:5]), delimiter, style)
+            for _ in names or [""]
+        ]
         cells[column] = _cell(chance, chance.choice(entries), delimiter, style)
         line = delimiter.join(cells)
         if chance.random() < calm:
             line = _odd(chance, line, delimiter)
         lines.append(line)
     if chance.random() < 0.2:
-        lines.insert(chance.randrange(len(lines) + 1), chance.choice(["", " ", delimiter, "\t", ", ,", delimiter * 2 + " "]))
+        lines.insert(
+            chance.randrange(len(lines) + 1), chance.choice(["", " ", delimiter, "\t", ", ,", delimiter * 2 + " "])
+        )
     text = "".join(line.replace("\n", end or "\n") + (end or chance.choice(["\n", "\r\n", "\r"])) for line in lines)
     return text if chance.random() < 0.7 else text.removesuffix(end or "\n")
 
@@ -153,7 +166,9 @@ def _header(chance: Random, names: list[str], delimiter: str) -> str:
 def _entries(chance: Random, keys: dict[str, Any]) -> list[str]:
     """What stands in the column of the addresses of one file: mostly one kind, and mostly good."""
     kind = keys.get("hash", "none")
-    addresses = chance.sample(_ADDRESSES, chance.choice([1, 3, 10])) + [f"{chance.randrange(30)}@b.co" for _ in range(8)]
+    addresses = chance.sample(_ADDRESSES, chance.choice([1, 3, 10])) + [
+        f"{chance.randrange(30)}@b.co" for _ in range(8)
+    ]
     digests = [hashlib.new(kind if kind != "none" else "md5", word.encode()).hexdigest() for word in addresses[:6]]
     digests += [digest.upper() for digest in digests[:2]] if chance.random() < 0.5 else []
     wanted = addresses if kind == "none" or (keys.get("hash_plain") and chance.random() < 0.6) else digests

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from oracle.lines import Lines, Peek
 from dropzone.sheet.rules import ROW_LIMIT, Fault, Rule
+from oracle.lines import Lines, Peek
 
 # Unicode's control characters (C0, DEL, C1) but tab, which is a blank, and LF, which is the line end here.
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
