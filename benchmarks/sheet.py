@@ -85,7 +85,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sort:
-    """A sort of file: `rows(chance, number)` gives one line; `keys` are the folder's."""
+    """A sort of file: `row(chance, number)` gives one line; `keys` are the folder's."""
 
     name: str
     head: str
@@ -209,13 +209,12 @@ def compare(sort: Sort, rows: int, rounds: int, scratch: Path, names: Sequence[s
             costs[each.name].append(run(each, files, scratch))
     print(f"\n{sort.name}: {rows:,} rows, {files[1].stat().st_size / 1e6:.0f} MB")
     print(f"{'':16}{'wall s':>8}{'ratio':>7}{'CPU':>7}{'MiB':>6}")
-    for name, each in costs.items():
-        walls, cpus = (
-            [getattr(cost, what) / getattr(base, what) for cost, base in zip(each, costs["sha256sum"], strict=True)]
-            for what in ("wall_s", "cpu_s")
-        )
-        wall_s, peak = median(cost.wall_s for cost in each), max(cost.peak for cost in each)
-        print(f"{name:16}{wall_s:8.2f}{median(walls):7.2f}{median(cpus):7.2f}{peak / (1 << 20):6.0f}", flush=True)
+    for name, found in costs.items():
+        rounds_ = list(zip(found, costs["sha256sum"], strict=True))
+        wall = median(cost.wall_s / base.wall_s for cost, base in rounds_)
+        cpu = median(cost.cpu_s / base.cpu_s for cost, base in rounds_)
+        wall_s, peak = median(cost.wall_s for cost in found), max(cost.peak for cost in found)
+        print(f"{name:16}{wall_s:8.2f}{wall:7.2f}{cpu:7.2f}{peak / (1 << 20):6.0f}", flush=True)
 
 
 def main() -> None:
