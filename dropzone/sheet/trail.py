@@ -61,7 +61,7 @@ class Trail:
         self._pending.append(written)
         self._size += len(written)
         if self._size > (_AT_ONCE if self._hashing else SMALL):
-            self.flush(hashes.best(self.key))
+            self.flush(self._hashing or hashes.best(self.key))
 
     def flush(self, hashing: Hashing) -> None:
         """Hash what was noted last; with `hashing`, if nothing was hashed yet."""
