@@ -18,7 +18,7 @@ from dropzone.drop import Report
 from dropzone.errors import Cancelled
 from dropzone.sheet import check, engine
 from dropzone.sheet.beside import Beside
-from dropzone.sheet.parts import Files, Part, Plan
+from dropzone.sheet.parts import Files, Outcome, Part, Plan
 from dropzone.sheet.patterns import ENGINES
 
 _ROWS = [
@@ -50,7 +50,17 @@ def run(plan: Plan | None) -> tuple[Report, bytes, bytes]:
     return report, prepared.getvalue(), rejects.getvalue()
 
 
-@pytest.mark.parametrize("start", [Beside, Dead], ids=lambda start: start.__name__)
+class Alive(Beside):
+    """One of which nothing is lost."""
+
+    def outcome(self) -> Outcome | None:
+        outcome = super().outcome()
+        assert outcome is not None
+        assert outcome.whole
+        return outcome
+
+
+@pytest.mark.parametrize("start", [Alive, Dead], ids=lambda start: start.__name__)
 def test_parts_in_other_interpreters_give_what_one_pass_gives(start: type[Beside]) -> None:
     """Prepared copy, rejects and report are the same, and they are too when the other interpreter dies."""
     alone = run(None)

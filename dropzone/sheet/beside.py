@@ -28,7 +28,7 @@ class Beside:
         self._outcome: Outcome | None = None
         descriptors = [fd, *(file.fileno() for file in files.all())]
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "dropzone.sheet.beside"],
+            [sys.executable, "-c", "from dropzone.sheet import beside; beside.main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -67,10 +67,12 @@ class Beside:
                     self.bytes_read = told
 
 
-def main(orders: BinaryIO, answers: BinaryIO) -> None:
-    """Read the part that `orders` hold and tell `answers` of it."""
+def main() -> None:
+    """Read the part that standard input holds and tell standard output of it."""
+    orders, answers = sys.stdin.buffer, sys.stdout.buffer
     part, (fd, *others) = pickle.load(orders)  # noqa: S301 - what `Beside` has written
-    files = Files(*(), **dict(zip(("prepared", "rejects", "rows", "hashes"), map(_open, others), strict=True)))
+    prepared, rejects, rows, hashes = map(_open, others)
+    files = Files(prepared=prepared, rejects=rejects, rows=rows, hashes=hashes)
 
     def tell(bytes_read: int) -> None:
         try:
@@ -87,7 +89,3 @@ def main(orders: BinaryIO, answers: BinaryIO) -> None:
 
 def _open(fd: int) -> BinaryIO:
     return os.fdopen(fd, "w+b")
-
-
-if __name__ == "__main__":
-    main(sys.stdin.buffer, sys.stdout.buffer)

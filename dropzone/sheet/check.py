@@ -136,7 +136,7 @@ class _Check:
                 text.go_on()
                 reading.read_all(lines)
                 bytes_read = text.bytes_read
-        find_repeats(trails, self._repeats, reading.key_of, self._scratch)
+        find_repeats(trails, self._repeats, reading.key_of, self._scratch, text.tell_progress)
         self._repeats.finish()
         if self._held:
             self._held.release(self._prepared)

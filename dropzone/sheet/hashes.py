@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import IO, Any, Protocol
@@ -41,8 +41,12 @@ class Hashing(Protocol):
         """The places of the hashes of a block whose first bits, the others shifted out, are marked."""
 
 
-def repeated(hashing: Hashing, hashes: Iterator[bytes], count: int, scratch: IO[bytes]) -> Iterator[int]:
+def repeated(
+    hashing: Hashing, hashes: Iterator[bytes], count: int, scratch: IO[bytes], tell: Callable[[], None]
+) -> Iterator[int]:
     """Every hash that comes more than once in the blocks `hashes`, `count` altogether; `scratch` is an empty file.
+
+    `tell` is called again and again, and may raise.
 
     The blocks are sorted one by one; then a range of values is looked at after the other, with its part of each.
     """
@@ -55,7 +59,9 @@ def repeated(hashing: Hashing, hashes: Iterator[bytes], count: int, scratch: IO[
         scratch.write(in_order)
         cuts.append([at + SIZE * each for each in (0, *smaller, len(block) // SIZE)])
         at += len(block)
+        tell()
     for part in range(ranges):
+        tell()
         yield from hashing.repeated(b"".join(_cut(scratch, each[part], each[part + 1]) for each in cuts))
 
 

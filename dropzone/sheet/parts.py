@@ -197,6 +197,7 @@ class Others:
             while not running.wait(_TELL_S):
                 tell()
             if (outcome := running.outcome()) is None or not outcome.whole:
+                self._running.clear()  # what they have read is to be read again
                 return []
             outcomes.append(outcome)
         return outcomes

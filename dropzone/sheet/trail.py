@@ -72,11 +72,16 @@ class Trail:
 
 
 def find_repeats(
-    trails: Sequence[Trail], exact: Exact, read: Callable[[bytes], tuple[str, int]], scratch: str | None
+    trails: Sequence[Trail],
+    exact: Exact,
+    read: Callable[[bytes], tuple[str, int]],
+    scratch: str | None,
+    tell: Callable[[], None],
 ) -> None:
     """Hand every row whose address may have come before, or may come again, to `exact`, in the order of the file.
 
-    `read` gives the key of a row as it came, and the column where it stands. May raise OSError.
+    `read` gives the key of a row as it came, and the column where it stands. `tell` is called again and
+    again meanwhile, and what it raises ends the search. May raise OSError.
     """
     alone = len(trails) == 1
     hashing = Plain() if alone and trails[0].hashes.tell() == 0 else hashes.best(trails[0].key)
@@ -85,10 +90,10 @@ def find_repeats(
     marks = _Marks(sum(trail.count for trail in trails))
     with tempfile.SpooledTemporaryFile(hashes.BLOCK * SIZE, dir=scratch) as space:
         blocks = (block for trail in trails for block in _blocks(trail.hashes))
-        for value in hashes.repeated(hashing, blocks, marks.count, space):
+        for value in hashes.repeated(hashing, blocks, marks.count, space, tell):
             marks.add(value)
     for trail in trails if marks.any else ():
-        for key, line, column in _marked(trail, hashing, marks, read):
+        for key, line, column in _marked(trail, hashing, marks, read, tell):
             exact.add(key, line, column)
 
 
@@ -112,12 +117,13 @@ def _blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _marked(
-    trail: Trail, hashing: Hashing, marks: _Marks, read: Callable[[bytes], tuple[str, int]]
+    trail: Trail, hashing: Hashing, marks: _Marks, read: Callable[[bytes], tuple[str, int]], tell: Callable[[], None]
 ) -> Iterator[tuple[str, int, int]]:
     """Key, line and column of the rows of a trail whose hashes are marked."""
     trail.rows.seek(0)
     trail.hashes.seek(0)
     while frame := trail.rows.read(_FRAME.size):
+        tell()
         kind, line, count, size = _FRAME.unpack(frame)
         content = trail.rows.read(size)
         if kind == _SINGLE:
