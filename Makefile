@@ -3,6 +3,7 @@
 
 # Another interpreter than python3: make PYTHON=python3.12 …
 PYTHON ?= python3
+FILES ?= 1000000
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -13,7 +14,7 @@ PROMISE := drop.py folders/* ledger/* optipub/* pipeline.py readiness.py
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint types format coverage docs bench lock clean
+.PHONY: help demo test soak lint types format coverage docs bench lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -25,6 +26,9 @@ demo: $(READY) ## a pretend OptiPub, the daemon and a few files, good and bad; e
 
 test: lint types ## lint, types, then every test with coverage; one test: make test ARGS='-k name --no-cov'
 	@$(BIN)/pytest --cov $(ARGS)
+
+soak: $(READY) ## the CSV engine against the plain one on a million files; another number: make soak FILES=…
+	@DROPZONE_FUZZ=$(FILES) $(BIN)/pytest --timeout=0 tests/test_sheet_same.py
 
 lint: $(READY) ## ruff: rules and format
 	@$(BIN)/ruff check --quiet

@@ -6,7 +6,6 @@ there in a fraction of a second. Works with or without a running daemon.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -172,7 +171,7 @@ def check(
 ) -> Report:
     """Read `file` as `folder` would, sending nothing; `out` gets the prepared copy. Raises OperatorError."""
     try:
-        with file.open("rb") as source, _sink(out) as prepared, io.BytesIO() as rejects:
+        with file.open("rb") as source, _sink(out) as prepared, _sink(None) as rejects:
             compressed = os.fsencode(file.name).lower().endswith(b".gz")
             return sheet.check(source, prepared, rejects, folder, compressed=compressed, progress=progress)
     except OSError as error:

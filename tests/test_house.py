@@ -58,9 +58,11 @@ OWNERS = {
     "click": {"cli"},
     "ctypes": {"folders"},
     "httpx": {"optipub"},
+    "numpy": {"sheet"},
     "pydantic": {"config"},
     "pydantic_core": {"config"},
     "python_multipart": {"sandbox"},
+    "re2": {"sheet"},
     "rich": {"cli"},
     "sqlite3": {"ledger"},
     "structlog": {"telemetry"},
@@ -71,7 +73,7 @@ OWNERS = {
 
 # What a reading command imports, and what it must not wait for: a quarter of a second is all it has.
 READERS = ("drop", "config", "sheet", "receipt", "readiness", "folders", "ledger", "operate", "cli")
-SLOW = {"httpx", "watchdog", "structlog"}
+SLOW = {"httpx", "watchdog", "structlog", "numpy"}
 
 # Words that say nothing about dropzone. The design has one word for each thing that it is about.
 EMPTY_WORDS = {"job", "task", "item", "record", "process", "manager", "handler", "util", "helper", "data"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,6 +216,68 @@ def test_a_commit_outlives_the_process(tmp_path: Path) -> None:
         assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)
     finally:
         ledger.close()
+
+
+class Gathering:
+    """A ledger whose first commit is held up until others wait behind it, in threads of their own."""
+
+    def __init__(self, tmp_path: Path, *, failing: int = 0) -> None:
+        self.steps: list[str] = []
+        self._failing = failing
+        self._begun = threading.Event()
+        self._go_on = threading.Event()
+        self.ledger = SQLiteLedger(tmp_path, step=self._step)
+
+    def _step(self, name: str) -> None:
+        self.steps.append(name)
+        if len(self.steps) == 2:
+            self._begun.set()
+            assert self._go_on.wait(10)
+        if len(self.steps) == self._failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def commit(self, first: tuple[str, Event], *others: tuple[str, Event]) -> list[Future[Drop]]:
+        with ThreadPoolExecutor(1 + len(others)) as pool:
+            futures = [pool.submit(self.ledger.commit, *first, at=1.0)]
+            assert self._begun.wait(10)
+            futures += [pool.submit(self.ledger.commit, *other, at=2.0) for other in others]
+            while len(self.ledger._waiting) < len(others):
+                threading.Event().wait(0.001)
+            self._go_on.set()
+        return futures
+
+
+def test_what_waits_at_the_same_time_is_one_transaction(tmp_path: Path) -> None:
+    """Three commits gather behind a slow one and share the next; the illegal one among them is nobody else's error."""
+    gathering = Gathering(tmp_path)
+    try:
+        _, a2, b9, a1 = gathering.commit(
+            ("A1", CLAIMED), ("A2", CLAIMED), ("B9", Filed(path="x")), ("A1", attempted(1))
+        )
+        assert (a2.result().state, a1.result().state) == (State.QUEUED, State.SENDING)
+        with pytest.raises(IllegalEvent):
+            b9.result()
+        assert len(gathering.steps) == 3
+        assert ids(gathering.ledger.find_drops()) == ["A1", "A2"]
+        assert [entry.event for entry in gathering.ledger.history("A1")] == [CLAIMED, attempted(1)]
+    finally:
+        gathering.ledger.close()
+
+
+def test_a_shared_transaction_that_fails_has_changed_nothing_for_anybody(tmp_path: Path) -> None:
+    """Each of its callers gets the error, and each may commit again."""
+    gathering = Gathering(tmp_path, failing=3)
+    try:
+        a1, a2, a3 = gathering.commit(("A1", CLAIMED), ("A2", CLAIMED), ("A3", CLAIMED))
+        assert a1.result().state is State.QUEUED
+        for future in (a2, a3):
+            with pytest.raises(LedgerError, match="No space left"):
+                future.result()
+        assert ids(gathering.ledger.find_drops()) == ["A1"]
+        live(gathering.ledger, "A2")
+        assert ids(gathering.ledger.find_drops()) == ["A1", "A2"]
+    finally:
+        gathering.ledger.close()
 
 
 def test_a_reader_sees_commits_and_cannot_write(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from dropzone.config import Folder
 from dropzone.drop import MAX_PROBLEMS, Report
 from dropzone.errors import Cancelled, Problem
 from dropzone.sheet import check, mask
-from dropzone.sheet.repeats import FIRST, HeldRows, Repeats
+from dropzone.sheet.held import HeldRows
+from dropzone.sheet.repeats import FIRST, Repeats
 from dropzone.sheet.rows import Cell, Dialect
 from dropzone.sheet.rules import ROW_LIMIT, Repair, Rule, is_address, why_no_address
 

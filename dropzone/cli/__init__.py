@@ -145,9 +145,10 @@ def init(ctx: click.Context) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--folder", "folder_name", required=True, metavar="NAME", help="Read it as this folder would.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the prepared copy to this file.")
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr which engine reads it.")
 @_AS_JSON
 @click.pass_context
-def check(ctx: click.Context, file: Path, folder_name: str, out: Path | None, as_json: bool) -> None:
+def check(ctx: click.Context, file: Path, folder_name: str, out: Path | None, verbose: bool, as_json: bool) -> None:
     """Read a CSV as a folder would and tell its problems as file:line:column; sends nothing.
 
     \b
@@ -157,6 +158,10 @@ def check(ctx: click.Context, file: Path, folder_name: str, out: Path | None, as
     from dropzone import operate
 
     folder = operate.get_folder(ctx.obj.load(), folder_name)
+    if verbose:
+        from dropzone.sheet import engine
+
+        click.echo(f"{file}: patterns run by {engine()}", err=True)
     report = operate.check(file, folder, out=out, progress=render.progress(file.stat().st_size))
     if as_json:
         render.json_lines([receipt.report_as_dict(report) | {"file": render.printable_problem(str(file))}])

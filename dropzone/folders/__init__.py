@@ -50,6 +50,7 @@ from dropzone.folders.system import (
     opened_file,
     opened_path,
     rename,
+    sync_all,
     sync_path,
     translated,
 )
@@ -218,59 +219,53 @@ class Folders:
         """
         claims: list[Claim] = []
         faults: list[tuple[bytes, FolderError]] = []
-        with self._inbox(folder) as inbox, self._work(folder.base) as work:
-            opened: list[int] = []
-            try:
-                for id, name, look in ready:
-                    try:
-                        with translated("take", folder.path / os.fsdecode(name), UNREADABLE):
-                            directory = self._claim_one(folder, inbox, work, id, name, look)
-                    except FolderError as fault:
-                        faults.append((name, fault))
-                        continue
-                    if directory is not None:
-                        opened.append(directory)
+        with self._inbox(folder) as inbox, self._work(folder.base) as work, contextlib.ExitStack() as stack:
+            files: list[tuple[int, str, bytes, Look]] = []
+            for id, name, look in ready:
+                with _faults_to(faults, folder, name):
+                    if (fd := _open_candidate(inbox, name)) is not None:
+                        stack.callback(os.close, fd)
+                        self._step("claim: sync file")
+                        files.append((fd, id, name, look))
+            # A file nobody fsynced is 0 bytes long after a power cut, even renamed and listed (seen).
+            synced = sync_all([fd for fd, *_ in files])
+            directories: list[int] = []
+            for (fd, id, name, look), error in zip(files, synced, strict=True):
+                with _faults_to(faults, folder, name):
+                    if error is not None:
+                        raise error
+                    if (directory := self._claim_one(folder, inbox, work, fd, id, name, look)) is not None:
+                        stack.callback(os.close, directory)
+                        directories.append(directory)
                         claims.append(Claim(id=id, folder=folder.name, name=name, size=look.size, base=folder.base))
-                with translated("sync", folder.path):
-                    # The targets first, then the source: if we die here, a power cut may keep the old name, the new one
-                    # or both, but never neither. With nothing claimed there is nothing to sync.
-                    for directory in [*opened, work, inbox] if claims else []:
-                        self._step("claim: sync folder")
-                        os.fsync(directory)
-            finally:
-                for directory in opened:
-                    os.close(directory)
+            with translated("sync", folder.path):
+                # The targets first, then the source: if we die here, a power cut may keep the old name, the new one
+                # or both, but never neither. With nothing claimed there is nothing to sync.
+                for fds in (directories, [work], [inbox]) if claims else ():
+                    self._step("claim: sync folder")
+                    for error in filter(None, sync_all(fds)):
+                        raise error
         return claims, faults
 
-    def _claim_one(self, folder: Folder, inbox: int, work: int, id: str, name: bytes, look: Look) -> int | None:
-        """The open directory work/ID with the file in it, or None when the file is not the one we looked at."""
+    def _claim_one(
+        self, folder: Folder, inbox: int, work: int, fd: int, id: str, name: bytes, look: Look
+    ) -> int | None:
+        """The open directory work/ID with the file `fd` in it, or None when the name is not that of `look` any more."""
+        self._step("claim: make work/ID")
+        os.mkdir(id, 0o700, dir_fd=work)  # if we die here: an empty work/ID, removed at the next start
+        directory = os.open(id, OPEN_DIR, dir_fd=work)
         try:
-            fd = os.open(name, OPEN_FILE, dir_fd=inbox)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP):  # gone, or swapped for a link: somebody else was first
-                return None
-            raise
-        try:
-            # A file nobody fsynced is 0 bytes long after a power cut, even renamed and listed (seen).
-            self._step("claim: sync file")
-            os.fsync(fd)
-            self._step("claim: make work/ID")
-            os.mkdir(id, 0o700, dir_fd=work)  # if we die here: an empty work/ID, removed at the next start
-            directory = os.open(id, OPEN_DIR, dir_fd=work)
-            try:
-                self._step("claim: write origin")
-                os.symlink(os.fsencode(folder.name) + b"/" + name, ORIGIN, dir_fd=directory)
-                if self._rename_claimed(fd, look, inbox, name, directory):
-                    return directory
-            except OSError:
-                self._clear(work, id, directory)
-                os.close(directory)
-                raise
+            self._step("claim: write origin")
+            os.symlink(os.fsencode(folder.name) + b"/" + name, ORIGIN, dir_fd=directory)
+            if self._rename_claimed(fd, look, inbox, name, directory):
+                return directory
+        except OSError:
             self._clear(work, id, directory)
             os.close(directory)
-            return None
-        finally:
-            os.close(fd)
+            raise
+        self._clear(work, id, directory)
+        os.close(directory)
+        return None
 
     def _rename_claimed(self, fd: int, look: Look, inbox: int, name: bytes, directory: int) -> bool:
         """Rename exactly the open file `fd`; the lease keeps new writers waiting for the microseconds this takes."""
@@ -526,6 +521,28 @@ class Folders:
                 os.unlink(name, dir_fd=directory)
         with contextlib.suppress(OSError):  # not empty: something that is not ours to remove
             os.rmdir(id, dir_fd=work)
+
+
+# ------------------------------------------------------------------------------------------------------- claims
+
+
+def _open_candidate(inbox: int, name: bytes) -> int | None:
+    try:
+        return os.open(name, OPEN_FILE, dir_fd=inbox)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):  # gone, or swapped for a link: somebody else was first
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def _faults_to(faults: list[tuple[bytes, FolderError]], folder: Folder, name: bytes) -> Iterator[None]:
+    """What fails inside is a fault of the file `name`, and the other files go on."""
+    try:
+        with translated("take", folder.path / os.fsdecode(name), UNREADABLE):
+            yield
+    except FolderError as fault:
+        faults.append((name, fault))
 
 
 # ------------------------------------------------------------------------------------------------------- names

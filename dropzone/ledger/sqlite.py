@@ -12,8 +12,9 @@ import os
 import sqlite3
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from dropzone.drop import (
@@ -30,7 +31,7 @@ from dropzone.drop import (
     State,
     apply,
 )
-from dropzone.errors import LedgerError
+from dropzone.errors import IllegalEvent, LedgerError
 from dropzone.ledger import AccountFacts, Attempt, SegmentFacts, codec
 
 # Each entry brings the schema one version further; PRAGMA user_version says how far a file is. Never edit an old one.
@@ -185,8 +186,22 @@ class SQLiteReader:
             self._db.close()
 
 
+@dataclass(slots=True, kw_only=True)
+class _Wanted:
+    """What one caller wants committed, and what came of it."""
+
+    events: Sequence[tuple[str, Event]]
+    at: float
+    drops: list[Drop] = field(default_factory=list)
+    error: BaseException | None = None
+    ended: bool = False
+
+
 class SQLiteLedger(SQLiteReader):
     """The one writer. Makes the ledger where there is none. Thread-safe: transactions come one after the other.
+
+    What several threads commit at the same time goes into one transaction: what takes long is its sync, and one by one
+    the lanes of a burst waited mostly for each other's (measured).
 
     `step` is called right before each commit; it does nothing, the crash tests die in it.
     """
@@ -195,6 +210,7 @@ class SQLiteLedger(SQLiteReader):
         self._step = step
         self._path = state_dir / FILE_NAME
         self._lock = threading.RLock()
+        self._waiting: deque[_Wanted] = deque()
         with _translated(self._path):
             self._is_new = not self._path.exists()
             # autocommit: every BEGIN is written out below
@@ -231,26 +247,54 @@ class SQLiteLedger(SQLiteReader):
                 raise
 
     def commit(self, id: str, event: Event, *, at: float) -> Drop:
-        with self._writing(type(event).__name__) as db:
-            return self._commit(db, id, event, at)
+        (drop,) = self._commit(_Wanted(events=[(id, event)], at=at))
+        return drop
 
     def claim(self, claims: Sequence[tuple[str, Claimed]], *, at: float) -> list[Drop]:
-        with self._writing("Claimed") as db:
-            return [self._commit(db, id, event, at) for id, event in claims]
+        return self._commit(_Wanted(events=claims, at=at))
 
-    def _commit(self, db: sqlite3.Connection, id: str, event: Event, at: float) -> Drop:
-        drop = apply(self.find_drop(id), event, id=id, at=at)
-        values = tuple(getattr(drop, name) for name in _COLUMNS)
-        if isinstance(event, Claimed):
-            db.execute(_INSERT, values)
-        else:
-            db.execute(_UPDATE, (*values, id))
-        kind = type(event).__name__
-        db.execute(
-            "INSERT INTO events (drop_id, at, kind, body) VALUES (?, ?, ?, ?)", (id, at, kind, codec.encode(event))
-        )
-        self._follow(db, drop, event, at)
-        return drop
+    def _commit(self, mine: _Wanted) -> list[Drop]:
+        self._waiting.append(mine)
+        with self._lock:
+            if not mine.ended:  # else the thread that had the lock before us has taken it along
+                self._commit_waiting()
+        if mine.error is not None:
+            raise mine.error
+        return mine.drops
+
+    def _commit_waiting(self) -> None:
+        """One transaction for all who wait. An illegal event is its caller's error alone, any other is everybody's."""
+        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        kinds = dict.fromkeys(type(event).__name__ for each in taken for _, event in each.events)
+        try:
+            with self._writing(" and ".join(kinds)) as db:
+                for each in taken:
+                    self._write(db, each)
+        except BaseException as error:
+            for each in taken:
+                each.error = error
+            raise
+        finally:
+            for each in taken:
+                each.ended = True
+
+    def _write(self, db: sqlite3.Connection, wanted: _Wanted) -> None:
+        try:
+            # All of them before the first is written, so that an illegal one changes nothing.
+            drops = [apply(self.find_drop(id), event, id=id, at=wanted.at) for id, event in wanted.events]
+        except IllegalEvent as error:
+            wanted.error = error
+            return
+        for drop, (id, event) in zip(drops, wanted.events, strict=True):
+            values = tuple(getattr(drop, name) for name in _COLUMNS)
+            if isinstance(event, Claimed):
+                db.execute(_INSERT, values)
+            else:
+                db.execute(_UPDATE, (*values, id))
+            entry = (id, wanted.at, type(event).__name__, codec.encode(event))
+            db.execute("INSERT INTO events (drop_id, at, kind, body) VALUES (?, ?, ?, ?)", entry)
+            self._follow(db, drop, event, wanted.at)
+        wanted.drops = drops
 
     def _follow(self, db: sqlite3.Connection, drop: Drop, event: Event, at: float) -> None:
         """Write down the facts that follow from `event`, in the same transaction."""

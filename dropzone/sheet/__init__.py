@@ -3,15 +3,22 @@
 Binary streams in and out; knows no paths, no ledger and no network. `check` reads a file once, in bounded memory.
 
     rules     the one table: what is said of each rule and repair, what an address is, the limits
-    lines     bytes to text: unpacking, decoding, line ends, a bounded window
-    rows      one row, exactly: cells with their positions, quotes, blanks
+    text      bytes to text: unpacking, decoding, line ends
+    lines     a bounded window over the text, with whole rows in sight
     header    the first line: delimiter, names of columns, their order
+    patterns  tier 1 and 2: the rows of one layout as one pattern, for RE2 and for `re`
+    rewrite   tier 2: rows that are valid but written differently, put right many at a time
+    rows      tier 3: one row, exactly: cells with their positions, quotes, blanks
     digests   what may stand in the column of the addresses
-    repeats   addresses that come again
+    tiers     which of them are tried on a file, in which order
+    reading   the rows of a file or of a part: what becomes of each, what is counted
+    trail     which rows may repeat an address (`hashes`: many at once), and `repeats` which do; `held`: the last wins
+    parts     a large file cut into parts, `beside`: each read by an interpreter of its own
     check     the order of it all, and the verdict
 """
 
 from dropzone.sheet.check import check
+from dropzone.sheet.patterns import engine
 from dropzone.sheet.rules import mask
 
-__all__ = ["check", "mask"]
+__all__ = ["check", "engine", "mask"]

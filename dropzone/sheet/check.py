@@ -1,27 +1,34 @@
-"""One CSV from its first byte to the verdict: what is written where, what is counted, and when a file is refused.
+"""One CSV from its first byte to the verdict: in how many parts it is read, and when a file is refused.
 
 Knows the order of the steps and the folder's tolerance; each step's rules are known in the other files of `sheet`.
-This reads one row after the other and decides each by itself, in the simplest way there is. It is meant to be right
-rather than fast, and whatever reads faster has to give the same bytes and the same report.
 
 Memory is bounded by the longest allowed row, whatever the file; the time is linear in its size.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import IO
 
 from dropzone.config import Folder
 from dropzone.drop import MAX_PROBLEMS, Report
-from dropzone.errors import Problem
-from dropzone.sheet.digests import Entry, read_entry
+from dropzone.sheet.beside import Beside
+from dropzone.sheet.hashes import new_key
 from dropzone.sheet.header import Header, describe, read_header
-from dropzone.sheet.lines import CHUNK, Lines, Source, Text, as_bytes
-from dropzone.sheet.repeats import HeldRows, Repeats, Sink
-from dropzone.sheet.rows import Cell, Row, in_quotes, read_row
-from dropzone.sheet.rules import BLANKS, Fault, Refusal, Repair, Rule, problem
+from dropzone.sheet.held import HeldRows
+from dropzone.sheet.lines import Lines
+from dropzone.sheet.parts import Files, Others, Outcome, Part, Plan, find_cuts, find_file
+from dropzone.sheet.patterns import Engine, best
+from dropzone.sheet.reading import Reading, Tally
+from dropzone.sheet.repeats import Repeats, Sink
+from dropzone.sheet.rules import ROW_LIMIT, Refusal, Repair
+from dropzone.sheet.text import CHUNK, Source, Text, as_bytes
+from dropzone.sheet.trail import Trail, find_repeats
+
+_COPIED = 1 << 20  # bytes at a time
+_IN_MEMORY = 1 << 20  # bytes of a temporary file that need no disk
 
 
 def check(
@@ -34,6 +41,10 @@ def check(
     progress: Callable[[int], None] | None = None,
     chunk: int = CHUNK,
     scratch: str | None = None,
+    cores: int = 1,
+    row_limit: int = ROW_LIMIT,
+    engine: Engine | None = None,
+    plan: Plan | None = None,
 ) -> Report:
     """Read `source` as `folder` would and write what is to be sent to `prepared`, bad rows to `rejects`.
 
@@ -53,18 +64,25 @@ def check(
     `progress` gets the bytes of the source read so far, for every `chunk` bytes of text at least. What it raises
     (`Cancelled`) ends the check, and so does an OSError of the streams. Temporary files are made in `scratch`, or
     where the system has them; they are needed for a great many rows, or with `repeats: last`.
+
+    With `cores` a large file is read in as many parts side by side, if it is one that can be (an open, plain file in
+    UTF-8); the outcome is the same. `row_limit`, `engine` and `plan` are there for tests: how many characters a row
+    may have, what runs the patterns, and how parts are cut.
     """
     with ExitStack() as files:
-        held = files.enter_context(HeldRows(scratch)) if folder.repeats == "last" else None
-        repeats = files.enter_context(Repeats(superseded=held.supersede if held else None, scratch=scratch))
-        repairs: Counter[Repair] = Counter()
-        text = Text(source, folder, repairs, compressed=compressed, progress=progress or (lambda _: None), chunk=chunk)
+        checking = _Check(folder, prepared, rejects, files, scratch)
+        told = progress or (lambda _: None)
+        text = Text(
+            source,
+            folder,
+            checking.tally.repairs,
+            compressed=compressed,
+            progress=lambda count: told(count + checking.others.bytes_read),
+            chunk=chunk,
+        )
+        plan = plan or Plan(most=1 if compressed else cores, start=Beside)
         try:
-            lines = Lines(text)
-            header = read_header(lines, folder, repairs)
-            prepared.write(header.line.encode() + b"\n")
-            rows = _Rows(folder, header, prepared, rejects, repairs, repeats, held)
-            rows.read_all(lines)
+            return checking.run(source, text, Lines(text, limit=row_limit), engine or best(), plan)
         except Refusal as refusal:
             return Report(
                 problems=refusal.problems[:MAX_PROBLEMS],
@@ -72,149 +90,148 @@ def check(
                 bytes_read=text.bytes_read,
                 refused=refusal.why,
             )
-        return rows.report(text)
 
 
-class _Rows:
-    """The data rows of one file: where each goes, and what is to be reported of them all."""
+class _Check:
+    """One check: what it writes to, what it has found."""
 
-    def __init__(
-        self,
-        folder: Folder,
-        header: Header,
-        prepared: Sink,
-        rejects: Sink,
-        repairs: Counter[Repair],
-        repeats: Repeats,
-        held: HeldRows | None,
-    ) -> None:
+    def __init__(self, folder: Folder, prepared: Sink, rejects: Sink, files: ExitStack, scratch: str | None) -> None:
+        self.tally = Tally()
+        self.others = Others(files, scratch)
         self._folder = folder
-        self._header = header
         self._prepared = prepared
         self._rejects = rejects
-        self._repairs = repairs
-        self._repeats = repeats
-        self._held = held
-        self._hash = folder.hash or "none"
-        self._rows = 0
-        self._bad = 0
-        self._leaks = 0
-        self._problems: list[Problem] = []
-        self._kinds: dict[bool, int] = {}  # plain addresses that were hashed, or not: the line of the first such row
+        self._files = files
+        self._scratch = scratch
+        self._held = files.enter_context(HeldRows(scratch)) if folder.repeats == "last" else None
+        superseded = self._held.supersede if self._held else None
+        self._repeats = files.enter_context(Repeats(superseded=superseded, scratch=scratch))
 
-    def read_all(self, lines: Lines) -> None:
-        """All rows, to where each belongs. Raises `Refusal` where the text cannot be read to its end."""
-        dialect, width = self._header.dialect, len(self._header.names)
-        while peek := lines.peek():
-            if not peek.long and dialect.is_blank(peek.first):
-                lines.take(len(peek.first))
-                self._repairs[Repair.BLANK_LINES] += 1
+    def run(self, source: Source, text: Text, lines: Lines, engine: Engine, plan: Plan) -> Report:
+        """Read the header and all rows. Raises `Refusal` where the text cannot be read to its end."""
+        header = read_header(lines, self._folder, self.tally.repairs)
+        self._prepared.write(header.line.encode() + b"\n")
+        rejects = _Rejects(self._rejects, header)
+        trail = Trail(self._file(), self._file(), new_key())
+        reading = Reading(
+            self._folder,
+            header,
+            engine,
+            prepared=self._prepared,
+            rejects=rejects,
+            trail=trail,
+            tally=self.tally,
+            held=self._held,
+        )
+        self._begin_others(source, text, lines, header, engine, plan, trail.key)
+        reading.read_all(lines)
+        trails, bytes_read = [trail], text.bytes_read
+        if text.stop is not None:
+            if outcomes := self._outcomes(lines, text):
+                trails += [
+                    self._take(*each, rejects, trail.key) for each in zip(self.others.files, outcomes, strict=True)
+                ]
+                bytes_read = outcomes[-1].end
             else:
-                self._sort(read_row(lines, peek, dialect, width))
+                text.go_on()
+                reading.read_all(lines)
+                bytes_read = text.bytes_read
+        find_repeats(trails, self._repeats, reading.key_of, self._scratch, text.tell_progress)
         self._repeats.finish()
         if self._held:
             self._held.release(self._prepared)
-            self._repairs[Repair.SUPERSEDED] = self._repeats.count
+            self.tally.repairs[Repair.SUPERSEDED] = self._repeats.count
+        return self._report(header, text.encoding, bytes_read)
 
-    def report(self, text: Text) -> Report:
-        """What was found, once all is read."""
-        facts = {"encoding": text.encoding, "delimiter": describe(self._header.dialect), "hash": self._hash}
+    # ------------------------------------------------------------------------------------------------- parts
+
+    def _begin_others(
+        self, source: Source, text: Text, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes
+    ) -> None:
+        """Cut the file, if it is to be and can be, and have all parts but the first one read."""
+        fd = find_file(source, text, self._folder) if plan.most > 1 else None
+        cuts = find_cuts(fd, plan, text.bytes_read, header, self._folder, engine) if fd is not None else []
+        if fd is None or not cuts:
+            return
+        settings = self._folder.settings_json()
+        parts = [
+            Part(
+                settings=settings,
+                encoding=text.encoding,
+                header=header,
+                engine=engine.name,
+                start=start,
+                stop=stop,
+                key=key,
+                row_limit=lines.limit,
+                chunk=text.chunk,
+            )
+            for start, stop in zip(cuts, [*cuts[1:], None], strict=True)
+        ]
+        text.stop = cuts[0]
+        self.others.begin(parts, fd, plan.start)
+
+    def _outcomes(self, lines: Lines, text: Text) -> list[Outcome]:
+        """What came of the other parts, if the first one ended with a row and all others did."""
+        return self.others.wait(text.tell_progress) if lines.passed == text.stop_at else []
+
+    def _take(self, files: Files, outcome: Outcome, rejects: Sink, key: bytes) -> Trail:
+        """Add what a part came to, to what those before it did; its trail."""
+        self.tally.add(outcome.tally)
+        for sink, file in ((self._prepared, files.prepared), (rejects, files.rejects)):
+            file.seek(0)
+            while piece := file.read(_COPIED):
+                sink.write(piece)
+        return Trail(files.rows, files.hashes, key, count=outcome.count)
+
+    def _file(self) -> IO[bytes]:
+        return self._files.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self._scratch))
+
+    def _report(self, header: Header, encoding: str, bytes_read: int) -> Report:
+        tally = self.tally
+        facts = {"encoding": encoding, "delimiter": describe(header.dialect), "hash": self._folder.hash or "none"}
         return Report(
-            columns=self._header.columns,
-            rows=self._rows,
-            good_rows=self._rows - self._bad - self._repairs[Repair.SUPERSEDED],
-            bad_rows=self._bad,
+            columns=header.columns,
+            rows=tally.rows,
+            good_rows=tally.rows - tally.bad - tally.repairs[Repair.SUPERSEDED],
+            bad_rows=tally.bad,
             repeated_rows=self._repeats.count,
             repeats=self._repeats.first("email"),
-            repairs=tuple((str(each).format(**facts), self._repairs[each]) for each in Repair if self._repairs[each]),
-            problems=tuple(self._problems),
-            problem_count=self._bad,
-            bytes_read=text.bytes_read,
-            refused=self._refused(),
+            repairs=tuple((str(each).format(**facts), tally.repairs[each]) for each in Repair if tally.repairs[each]),
+            problems=tuple(tally.problems),
+            problem_count=tally.bad,
+            bytes_read=bytes_read,
+            refused=refused(tally, self._repeats.count, self._folder),
         )
 
-    # -------------------------------------------------------------------------------------------- one row
 
-    def _sort(self, row: Row) -> None:
-        self._rows += 1
-        found = row.fault or self._wrong_width(row) or self._entry(row)
-        if isinstance(found, Fault):
-            self._reject(row, found)
-        else:
-            self._write(row, found)
+class _Rejects:
+    """The rejects with their header, which is written with the first of them."""
 
-    def _wrong_width(self, row: Row) -> Fault | None:
-        expected = len(self._header.names)
-        return Fault(Rule.FIELDS, 0, {"found": row.fields, "expected": expected}) if row.fields != expected else None
+    def __init__(self, sink: Sink, header: Header) -> None:
+        self._sink = sink
+        self._line = as_bytes(f"line,reason,{header.text}\n")
 
-    def _entry(self, row: Row) -> Entry | Fault:
-        cell = row.cells[self._header.order[0]]
-        found = read_entry(cell.value.strip(BLANKS), self._hash, hash_plain=self._folder.hash_plain)
-        return found._replace(at=cell.start) if isinstance(found, Fault) else found
+    def write(self, piece: bytes, /) -> None:
+        if self._line:
+            self._sink.write(self._line)
+            self._line = b""
+        self._sink.write(piece)
 
-    def _reject(self, row: Row, fault: Fault) -> None:
-        line, column = row.place(fault.at)
-        found = problem(fault.rule, line, column, self._subject(row, fault), **fault.facts)
-        if len(self._problems) < MAX_PROBLEMS:
-            self._problems.append(found)
-        if not self._bad:
-            self._rejects.write(as_bytes(f"line,reason,{self._header.text}\n"))
-        reason = f"{found.subject}: {found.what}" if found.subject else found.what
-        self._rejects.write(as_bytes(f"{row.line},{in_quotes(reason)},{row.text}\n"))
-        self._bad += 1
-        self._leaks += fault.rule is Rule.LEAK
 
-    def _subject(self, row: Row, fault: Fault) -> str:
-        """The column in which the fault stands, if it stands in one that the header names."""
-        if row.long or fault.rule is Rule.FIELDS:
-            return ""
-        index = self._header.dialect.index(row.text, fault.at)
-        return self._header.names[index] if index < len(self._header.names) else ""
-
-    def _write(self, row: Row, entry: Entry) -> None:
-        first, *others = (row.cells[index] for index in self._header.order)
-        cells = [self._written_entry(first, entry), *(self._written(cell) for cell in others)]
-        self._repairs[Repair.LAST_LINE_END] += not row.ended
-        self._kinds.setdefault(entry.repair is Repair.HASHED, row.line)
-        self._repeats.add(entry.key, *row.place(first.start))
-        line = ",".join(cells).encode() + b"\n"
-        if self._held:
-            # The line of the address, not of the row: it is what `repeats` knows of the row, and no other row has it.
-            self._held.add(row.place(first.start)[0], line)
-        else:
-            self._prepared.write(line)
-
-    def _written_entry(self, cell: Cell, entry: Entry) -> str:
-        self._repairs[Repair.BLANKS] += cell.trimmed or cell.value != cell.value.strip(BLANKS)
-        if entry.repair:
-            self._repairs[entry.repair] += 1
-        return in_quotes(entry.text) if cell.quoted else entry.text
-
-    def _written(self, cell: Cell) -> str:
-        self._repairs[Repair.BLANKS] += cell.trimmed
-        if cell.quoted or "," not in cell.written:
-            return cell.written
-        self._repairs[Repair.QUOTED] += 1
-        return in_quotes(cell.written)
-
-    # --------------------------------------------------------------------------------------------- the verdict
-
-    def _refused(self) -> str:
-        """Why the file is not to be sent, as a sentence; empty when it is."""
-        if self._leaks:
-            rows = "1 row holds" if self._leaks == 1 else f"{self._leaks:,} rows hold"
-            return f"{rows} a plain address, and the segment takes {self._hash} digests: sending would leak it"
-        if len(self._kinds) > 1:
-            digest, plain = self._kinds[False], self._kinds[True]
-            return f"the file mixes digests (first in line {digest:,}) and plain addresses (first in line {plain:,})"
-        if self._bad > self._allowed():
-            bad = f"{self._bad:,} of {self._rows:,} rows {'is' if self._bad == 1 else 'are'} bad"
-            return f"{bad}, and the folder allows {self._folder.bad_rows or 'none'}"
-        if self._repeats.count and self._folder.repeats == "refuse":
-            rows = "1 row repeats" if self._repeats.count == 1 else f"{self._repeats.count:,} rows repeat"
-            return f"{rows} an address of an earlier row, and the folder refuses that"
-        return ""
-
-    def _allowed(self) -> int:
-        limit = self._folder.bad_rows
-        return limit if isinstance(limit, int) else limit.of(self._rows)
+def refused(tally: Tally, repeated: int, folder: Folder) -> str:
+    """Why the file is not to be sent, as a sentence; empty when it is."""
+    if tally.leaks:
+        rows = "1 row holds" if tally.leaks == 1 else f"{tally.leaks:,} rows hold"
+        return f"{rows} a plain address, and the segment takes {folder.hash} digests: sending would leak it"
+    if len(tally.kinds) > 1:
+        digest, plain = tally.kinds[False], tally.kinds[True]
+        return f"the file mixes digests (first in line {digest:,}) and plain addresses (first in line {plain:,})"
+    limit = folder.bad_rows
+    if tally.bad > (limit if isinstance(limit, int) else limit.of(tally.rows)):
+        bad = f"{tally.bad:,} of {tally.rows:,} rows {'is' if tally.bad == 1 else 'are'} bad"
+        return f"{bad}, and the folder allows {folder.bad_rows or 'none'}"
+    if repeated and folder.repeats == "refuse":
+        rows = "1 row repeats" if repeated == 1 else f"{repeated:,} rows repeat"
+        return f"{rows} an address of an earlier row, and the folder refuses that"
+    return ""

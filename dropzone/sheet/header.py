@@ -90,7 +90,7 @@ def _first_line(lines: Lines, folder: Folder, repairs: Counter[Repair]) -> Peek:
     while peek := lines.peek():
         if peek.long or peek.first.strip(blanks):
             return peek
-        lines.take(len(peek.first))
+        lines.take(peek.first)
         repairs[Repair.BLANK_LINES] += 1
     raise refusal(Rule.EMPTY)
 

@@ -12,7 +12,6 @@ import tempfile
 from bisect import insort
 from collections.abc import Callable
 from contextlib import ExitStack
-from struct import Struct
 from typing import IO, NamedTuple, Protocol, Self
 
 from dropzone.errors import Problem
@@ -133,39 +132,3 @@ class _Tally:
             self._parts = [self._repeats.new_file() for _ in range(_PARTS)]
         # Python's hash of bytes is keyed by chance, so no file can be made to fall into one part at every level.
         return self._parts[hash((self._level, key)) % _PARTS]
-
-
-class HeldRows:
-    """Prepared rows that wait on disk until it is known which of them a later row of the same address supersedes."""
-
-    _FRAME = Struct(">QI")  # line, bytes
-
-    def __init__(self, scratch: str | None = None) -> None:
-        self._files = ExitStack()
-        self._rows = _new_file(self._files, scratch)
-        self._marks = _new_file(self._files, scratch)  # one byte for each line; sparse
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
-
-    def add(self, line: int, row: bytes) -> None:
-        """Hold one row back; `line` is where it stood."""
-        self._rows.write(self._FRAME.pack(line, len(row)) + row)
-
-    def supersede(self, line: int) -> None:
-        """The row that stood in `line` is not to be written."""
-        self._marks.seek(line)
-        self._marks.write(b"\1")
-
-    def release(self, prepared: Sink) -> None:
-        """Write the rows that are left, in the order in which they came."""
-        self._rows.seek(0)
-        while frame := self._rows.read(self._FRAME.size):
-            line, size = self._FRAME.unpack(frame)
-            row = self._rows.read(size)
-            self._marks.seek(line)
-            if self._marks.read(1) != b"\1":
-                prepared.write(row)

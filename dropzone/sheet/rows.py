@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dropzone.sheet.lines import Lines, Peek
-from dropzone.sheet.rules import ROW_LIMIT, Fault, Rule
+from dropzone.sheet.rules import Fault, Rule
 
 # Unicode's control characters (C0, DEL, C1) but tab, which is a blank, and LF, which is the line end here.
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
@@ -155,7 +155,7 @@ def read_row(lines: Lines, peek: Peek, dialect: Dialect, most: int) -> Row:
     was never closed costs one row, not all that follow.
     """
     if peek.long:
-        too_long = Fault(Rule.TOO_LONG, 0, {"limit": ROW_LIMIT})
+        too_long = Fault(Rule.TOO_LONG, 0, {"limit": lines.limit})
         return Row(line=peek.line, text=peek.first + "…", fault=lines.skip() or too_long, long=True)
     text = peek.whole
     cells, fields, quoting = dialect.parse(text, most)
@@ -163,7 +163,7 @@ def read_row(lines: Lines, peek: Peek, dialect: Dialect, most: int) -> Row:
         # The first line alone has an odd number of quotes, which no well-formed row has: this finds a fault as well.
         text = peek.first
         cells, fields, quoting = dialect.parse(text, most)
-    ended = lines.take(len(text))
+    ended = lines.take(text)
     fault = lines.find_undecodable(text) or _first(quoting, _find_control(text))
     if fault:
         cells, fields = (), 0

@@ -172,9 +172,10 @@ def is_known(name: str) -> bool:
 # change with the Unicode version of the Python that runs.
 _UNSEEN = "\x7f-\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufe00-\ufe0f\ufeff\ufff0-\ufffb"
 _WIDE = rf"[^\x00-\x7f{_UNSEEN}\ud800-\udfff]"  # what non-ASCII local parts and IDN domains may consist of
+ATOM = "A-Za-z0-9!#$%&'*+/=?^_`{|}~-"  # the ASCII characters that a local part may consist of, dots aside
 # Nothing here is possessive: Python 3.11.2, which Debian 12 has, mismatches possessive groups in one another (seen).
 # Nothing has to be: each text can be read in one way only, so a mismatch is found without trying others.
-_ATOM = rf"(?:[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~-]|{_WIDE})+"
+_ATOM = rf"(?:[{ATOM}]|{_WIDE})+"
 _ALNUM = rf"(?:[A-Za-z0-9]|{_WIDE})"
 _LABEL = rf"(?=[^.@]{{1,63}}(?:\.|\Z)){_ALNUM}+(?:-+{_ALNUM}+)*"
 _ADDRESS = re.compile(

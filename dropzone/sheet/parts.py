@@ -1,0 +1,248 @@
+"""A large file in parts, to be read side by side: where it may be cut, and what one part comes to.
+
+A part begins behind a line end that looks like the end of a row, and is read to the next cut by the same code as a
+whole file. Whether the cut was at the end of a row shows when the part before it is read: if that did not come to an
+end exactly there (a cell in quotes went on), the parts behind it count for nothing, and `check` reads on alone.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+from dropzone.config import Folder
+from dropzone.sheet import hashes
+from dropzone.sheet.header import Header
+from dropzone.sheet.lines import Lines, Pattern
+from dropzone.sheet.patterns import ENGINES, Engine
+from dropzone.sheet.reading import Reading, Tally
+from dropzone.sheet.text import Source, Text
+from dropzone.sheet.tiers import tiers
+from dropzone.sheet.trail import Trail
+
+SMALLEST = 32 << 20  # bytes of a part: reading less takes no longer than starting an interpreter
+_SIGHT = 1 << 18  # bytes that are searched for a good place to cut
+_BLOCK = 1 << 20
+_TELL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What is to be read, from the byte `start` to `stop` (None: to the end). Can be sent to another interpreter."""
+
+    settings: str
+    encoding: str
+    header: Header
+    engine: str
+    start: int
+    stop: int | None
+    key: bytes
+    row_limit: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a part came to: `count` good rows, read up to the byte `end`; `whole` says that a row ended there."""
+
+    tally: Tally
+    count: int
+    end: int
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """What a part is written to: empty temporary files."""
+
+    prepared: IO[bytes]
+    rejects: IO[bytes]
+    rows: IO[bytes]
+    hashes: IO[bytes]
+
+    def all(self) -> tuple[IO[bytes], ...]:
+        """In the order of the fields."""
+        return self.prepared, self.rejects, self.rows, self.hashes
+
+
+class Running(Protocol):
+    """A part that is being read."""
+
+    @property
+    def bytes_read(self) -> int: ...
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long for its end; whether it has come."""
+
+    def outcome(self) -> Outcome | None:
+        """What came of it, once it has ended; None where it did not get to the end, for whatever reason."""
+
+    def close(self) -> None:
+        """End it, if it has not ended, and leave nothing behind."""
+
+
+Start = Callable[[Part, int, Files], Running]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a file is cut: into at most `most` parts of at least `smallest` bytes, all but the first begun by `start`."""
+
+    most: int
+    start: Start
+    smallest: int = SMALLEST
+
+
+class Stretch:
+    """A file from one of its bytes on, read without moving anybody's place in it."""
+
+    def __init__(self, fd: int, start: int) -> None:
+        self._fd = fd
+        self._at = start
+
+    def read(self, size: int, /) -> bytes:
+        piece = os.pread(self._fd, size, self._at)
+        self._at += len(piece)
+        return piece
+
+
+def find_file(source: Source, text: Text, folder: Folder) -> int | None:
+    """The descriptor of a source that can be read in parts, None of any other.
+
+    It has to be a plain file read from its start, in UTF-8 (a line end is found without decoding all before it), not
+    over its limit. Superseded rows are held back in one place, and without numpy hashes hold in one interpreter only.
+    """
+    try:
+        fd, at = source.fileno(), source.tell()  # type: ignore[attr-defined]
+    except (AttributeError, OSError):
+        return None
+    if not stat.S_ISREG(os.fstat(fd).st_mode) or at != text.bytes_read:
+        return None
+    in_utf_8 = codecs.lookup(text.encoding).name == "utf-8"
+    fits = os.fstat(fd).st_size <= folder.guards.max_bytes
+    return fd if in_utf_8 and fits and folder.repeats != "last" and hashes.anywhere() else None
+
+
+def find_cuts(fd: int, plan: Plan, after: int, header: Header, folder: Folder, engine: Engine) -> list[int]:
+    """Where the parts begin that follow the first, all behind the byte `after`; empty for a file that is no larger."""
+    size = os.fstat(fd).st_size
+    most = min(plan.most, size // plan.smallest)
+    patterns = [tier.pattern for tier in tiers(header, folder, engine)]
+    cuts: list[int] = []
+    for number in range(1, most):
+        at = max(size * number // most, after)
+        sight = os.pread(fd, _SIGHT, at)
+        cut = next((end for end in _line_ends(sight) if _is_row(sight[end:], patterns)), None)
+        if cut and at + cut < size:
+            cuts.append(at + cut)
+            after = at + cut + 1
+    return cuts
+
+
+def _line_ends(sight: bytes) -> Sequence[int]:
+    ends: list[int] = []
+    at = 0
+    while (at := sight.find(b"\n", at) + 1) and len(ends) < 1_000:
+        ends.append(at)
+    return ends
+
+
+def _is_row(sight: bytes, patterns: Sequence[Pattern]) -> bool:
+    """Whether the next line is a good row: in the middle of a cell in quotes, few lines look like one."""
+    line = sight[: sight.find(b"\n") + 1].removesuffix(b"\n").removesuffix(b"\r") + b"\n"
+    return any(pattern.match(line, 0, len(line)) for pattern in patterns)
+
+
+def new_files(files: ExitStack, scratch: str | None) -> Files:
+    """The files of one part, gone when `files` is left."""
+
+    def new() -> IO[bytes]:
+        return files.enter_context(tempfile.TemporaryFile(dir=scratch))
+
+    return Files(prepared=new(), rejects=new(), rows=new(), hashes=new())
+
+
+class Others:
+    """The parts of a file that are read beside the first one."""
+
+    def __init__(self, files: ExitStack, scratch: str | None) -> None:
+        self.files: list[Files] = []
+        self._stack = files
+        self._scratch = scratch
+        self._running: list[Running] = []
+
+    def begin(self, parts: Sequence[Part], fd: int, start: Start) -> None:
+        """Have each of them read. They end when the stack of files is left, at the latest."""
+        for part in parts:
+            self.files.append(new_files(self._stack, self._scratch))
+            running = start(part, fd, self.files[-1])
+            self._stack.callback(running.close)
+            self._running.append(running)
+
+    @property
+    def bytes_read(self) -> int:
+        """How much they have read so far."""
+        return sum(running.bytes_read for running in self._running)
+
+    def wait(self, tell: Callable[[], None]) -> list[Outcome]:
+        """What came of each, once all have ended; empty if one of them cannot be used. `tell` is called meanwhile."""
+        outcomes = []
+        for running in self._running:
+            while not running.wait(_TELL_S):
+                tell()
+            if (outcome := running.outcome()) is None or not outcome.whole:
+                self._running.clear()  # what they have read is to be read again
+                return []
+            outcomes.append(outcome)
+        return outcomes
+
+
+def read_part(part: Part, fd: int, files: Files, progress: Callable[[int], None]) -> Outcome:
+    """Read one part of the file `fd`. Raises `Refusal` where it cannot be read to its end."""
+    folder, tally = Folder.from_settings(part.settings), Tally()
+    text = Text(
+        Stretch(fd, part.start),
+        folder,
+        tally.repairs,
+        compressed=False,
+        progress=progress,
+        chunk=part.chunk,
+        start=part.start,
+        encoding=part.encoding,
+    )
+    text.stop = None if part.stop is None else part.stop - part.start
+    lines = Lines(text, limit=part.row_limit, line=1 + _count_lines(fd, part.start))
+    trail = Trail(files.rows, files.hashes, part.key)
+    engine = ENGINES[part.engine]
+    reading = Reading(
+        folder, part.header, engine, prepared=files.prepared, rejects=files.rejects, trail=trail, tally=tally
+    )
+    reading.read_all(lines)
+    trail.flush(hashes.best(part.key))
+    for file in files.all():
+        file.flush()
+    whole = text.stop is None or lines.passed == text.stop_at
+    return Outcome(tally=tally, count=trail.count, end=part.start + text.bytes_read, whole=whole)
+
+
+def _count_lines(fd: int, end: int) -> int:
+    """The lines before the byte `end`, which a line feed ends."""
+    source, count, at = Stretch(fd, 0), 0, 0
+    last = b""
+    while at < end:
+        block = source.read(min(_BLOCK, end - at))
+        at += len(block)
+        count += block.count(b"\n")
+        if b"\r" in block or last == b"\r":
+            text = last + block.removesuffix(b"\r")
+            count += text.count(b"\r") - text.count(b"\r\n")
+        last = b"\r" if block.endswith(b"\r") else b""
+        if not block:
+            break
+    return count

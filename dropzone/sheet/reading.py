@@ -1,0 +1,183 @@
+"""The rows of one file, or of one part of it: what becomes of each, and what is counted on the way.
+
+Knows how the tiers take turns, and where a good row and a bad row go. Whether the file is refused for what was found is
+`check`'s business.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from dropzone.config import Folder
+from dropzone.drop import MAX_PROBLEMS
+from dropzone.errors import Problem
+from dropzone.sheet.digests import Entry, read_entry
+from dropzone.sheet.header import Header
+from dropzone.sheet.held import HeldRows
+from dropzone.sheet.lines import Lines
+from dropzone.sheet.patterns import Engine
+from dropzone.sheet.repeats import Sink
+from dropzone.sheet.rows import Cell, Row, in_quotes, read_row
+from dropzone.sheet.rules import BLANKS, Fault, Repair, Rule, problem
+from dropzone.sheet.text import as_bytes, text_of
+from dropzone.sheet.tiers import Tier, tiers
+from dropzone.sheet.trail import Trail
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What was counted, in the rows of a part or of all.
+
+    `kinds` says of plain addresses that were hashed, or not, in which line the first such row stands.
+    """
+
+    rows: int = 0
+    bad: int = 0
+    leaks: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    kinds: dict[bool, int] = field(default_factory=dict)
+    repairs: Counter[Repair] = field(default_factory=Counter)
+
+    def add(self, later: Tally) -> None:
+        """Count what was found in rows that come later."""
+        self.rows += later.rows
+        self.bad += later.bad
+        self.leaks += later.leaks
+        self.problems = [*self.problems, *later.problems][:MAX_PROBLEMS]
+        self.kinds = later.kinds | self.kinds
+        self.repairs.update(later.repairs)
+
+
+class Reading:
+    """Reads rows behind one header. Good ones go to `prepared`, or are held back in `held`; bad ones to `rejects`."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        header: Header,
+        engine: Engine,
+        *,
+        prepared: Sink,
+        rejects: Sink,
+        trail: Trail,
+        tally: Tally,
+        held: HeldRows | None = None,
+    ) -> None:
+        self._folder = folder
+        self._header = header
+        self._hash = folder.hash or "none"
+        self._tiers = tiers(header, folder, engine)
+        self._prepared = prepared
+        self._rejects = rejects
+        self._trail = trail
+        self._tally = tally
+        self._held = held
+
+    def read_all(self, lines: Lines) -> None:
+        """All rows up to where `lines` is to stop. Raises `Refusal` where the text cannot be read to its end."""
+        while lines.more():
+            if not any(self._run(lines, tier) for tier in self._tiers):
+                self._row(lines)
+
+    def key_of(self, row: bytes) -> tuple[str, int]:
+        """What stands in the column of the addresses of a good row as it came, for comparing, and its column."""
+        cells, _, _ = self._header.dialect.parse(text_of(row), len(self._header.names))
+        cell = cells[self._header.order[0]]
+        entry = self._read(cell)
+        assert isinstance(entry, Entry)  # it was good when it was read first
+        return entry.key, cell.start + 1
+
+    # ------------------------------------------------------------------------------------------- many rows
+
+    def _run(self, lines: Lines, tier: Tier) -> bool:
+        """The rows that `tier` takes, if it takes the next one."""
+        line = lines.line
+        run = lines.run(tier.pattern)
+        if not run:
+            return False
+        count = lines.line - line
+        self._tally.rows += count
+        self._tally.kinds.setdefault(tier.hashes, line)
+        written = tier.rewrite(run, self._tally.repairs) if tier.rewrite else run
+        self._trail.add_run(line, count, run, written)
+        if self._held:
+            self._held.add(line, written, count)
+        else:
+            self._prepared.write(written)
+        return True
+
+    # -------------------------------------------------------------------------------------------- one row
+
+    def _row(self, lines: Lines) -> None:
+        dialect, width = self._header.dialect, len(self._header.names)
+        peek = lines.peek()
+        assert peek is not None  # there was more
+        if not peek.long and dialect.is_blank(peek.first):
+            lines.take(peek.first)
+            self._tally.repairs[Repair.BLANK_LINES] += 1
+        else:
+            self._sort(read_row(lines, peek, dialect, width))
+
+    def _sort(self, row: Row) -> None:
+        self._tally.rows += 1
+        found = row.fault or self._wrong_width(row) or self._entry(row)
+        if isinstance(found, Fault):
+            self._reject(row, found)
+        else:
+            self._write(row, found)
+
+    def _wrong_width(self, row: Row) -> Fault | None:
+        expected = len(self._header.names)
+        return Fault(Rule.FIELDS, 0, {"found": row.fields, "expected": expected}) if row.fields != expected else None
+
+    def _entry(self, row: Row) -> Entry | Fault:
+        cell = row.cells[self._header.order[0]]
+        found = self._read(cell)
+        return found._replace(at=cell.start) if isinstance(found, Fault) else found
+
+    def _read(self, cell: Cell) -> Entry | Fault:
+        return read_entry(cell.value.strip(BLANKS), self._hash, hash_plain=self._folder.hash_plain)
+
+    def _reject(self, row: Row, fault: Fault) -> None:
+        line, column = row.place(fault.at)
+        found = problem(fault.rule, line, column, self._subject(row, fault), **fault.facts)
+        if len(self._tally.problems) < MAX_PROBLEMS:
+            self._tally.problems.append(found)
+        reason = f"{found.subject}: {found.what}" if found.subject else found.what
+        self._rejects.write(as_bytes(f"{row.line},{in_quotes(reason)},{row.text}\n"))
+        self._tally.bad += 1
+        self._tally.leaks += fault.rule is Rule.LEAK
+
+    def _subject(self, row: Row, fault: Fault) -> str:
+        """The column in which the fault stands, if it stands in one that the header names."""
+        if row.long or fault.rule is Rule.FIELDS:
+            return ""
+        index = self._header.dialect.index(row.text, fault.at)
+        return self._header.names[index] if index < len(self._header.names) else ""
+
+    def _write(self, row: Row, entry: Entry) -> None:
+        first, *others = (row.cells[index] for index in self._header.order)
+        cells = [self._written_entry(first, entry), *(self._written(cell) for cell in others)]
+        self._tally.repairs[Repair.LAST_LINE_END] += not row.ended
+        self._tally.kinds.setdefault(entry.repair is Repair.HASHED, row.line)
+        self._trail.add_row(*row.place(first.start), entry.key)
+        line = ",".join(cells).encode() + b"\n"
+        if self._held:
+            # The line of the address, not of the row: it is what `repeats` knows of the row, and no other row has it.
+            self._held.add(row.place(first.start)[0], line)
+        else:
+            self._prepared.write(line)
+
+    def _written_entry(self, cell: Cell, entry: Entry) -> str:
+        self._tally.repairs[Repair.BLANKS] += cell.trimmed or cell.value != cell.value.strip(BLANKS)
+        if entry.repair:
+            self._tally.repairs[entry.repair] += 1
+        return in_quotes(entry.text) if cell.quoted else entry.text
+
+    def _written(self, cell: Cell) -> str:
+        self._tally.repairs[Repair.BLANKS] += cell.trimmed
+        if cell.quoted or "," not in cell.written:
+            return cell.written
+        self._tally.repairs[Repair.QUOTED] += 1
+        return in_quotes(cell.written)

@@ -1,0 +1,141 @@
+"""The trail of a check: enough of every good row to say afterwards which addresses came again, in bounded memory.
+
+While rows go by, each leaves a hash of eight bytes, and runs of rows are put by as they came; both go to temporary
+files once they are many. At the end the hashes tell which rows may be repeats; none, mostly, or a few. Only these are
+read again and compared exactly (`repeats`), so that the counts never rest on a hash.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from struct import Struct
+from typing import IO, Protocol
+
+from dropzone.sheet import hashes
+from dropzone.sheet.hashes import SIZE, Hashing, Plain
+
+_FRAME = Struct("<BQII")  # kind, line, number of rows or column, bytes that follow
+_CANONICAL, _REWRITTEN, _SINGLE = range(3)  # a run as it was written; one as it came; the key of one row
+_AT_ONCE = 1 << 17  # bytes that are hashed at a time: what stays in a processor's cache is three times as fast
+SMALL = 1 << 20  # bytes of rows up to which no library need be imported and nothing goes to disk
+_MARKS = 22  # bits of a hash at most that tell whether it is marked: with a byte for each, 4 MiB
+
+
+class Exact(Protocol):
+    """Who compares the rows that may be repeats."""
+
+    def add(self, key: str, line: int, column: int) -> None: ...
+
+
+class Trail:
+    """What the rows of a file, or of one part of it, leave. `rows` and `hashes` are files, empty or with `count` rows.
+
+    `key` is what hashes are keyed with; trails that are to be searched together share it.
+    """
+
+    def __init__(self, rows: IO[bytes], hashes: IO[bytes], key: bytes, *, count: int = 0) -> None:
+        self.rows = rows
+        self.hashes = hashes
+        self.key = key
+        self.count = count  # good rows
+        self._pending: list[bytes] = []
+        self._size = 0
+        self._hashing: Hashing | None = None
+
+    def add_run(self, line: int, count: int, run: bytes, written: bytes) -> None:
+        """Note `count` rows, the first in `line`, as they came and as they were written."""
+        kind = _CANONICAL if run is written else _REWRITTEN
+        self.rows.write(_FRAME.pack(kind, line, count, len(run)))
+        self.rows.write(run)
+        self._note(count, written)
+
+    def add_row(self, line: int, column: int, key: str) -> None:
+        """Note one row that was read exactly; its address is `key`, without case."""
+        entry = key.encode()
+        self.rows.write(_FRAME.pack(_SINGLE, line, column, len(entry)) + entry)
+        self._note(1, entry + b"\n")
+
+    def _note(self, count: int, written: bytes) -> None:
+        self.count += count
+        self._pending.append(written)
+        self._size += len(written)
+        if self._size > (_AT_ONCE if self._hashing else SMALL):
+            self.flush(self._hashing or hashes.best(self.key))
+
+    def flush(self, hashing: Hashing) -> None:
+        """Hash what was noted last; with `hashing`, if nothing was hashed yet."""
+        self._hashing = self._hashing or hashing
+        if self._pending:
+            self.hashes.write(self._hashing.hashes(b"".join(self._pending)))
+        self._pending, self._size = [], 0
+
+
+def find_repeats(
+    trails: Sequence[Trail],
+    exact: Exact,
+    read: Callable[[bytes], tuple[str, int]],
+    scratch: str | None,
+    tell: Callable[[], None],
+) -> None:
+    """Hand every row whose address may have come before, or may come again, to `exact`, in the order of the file.
+
+    `read` gives the key of a row as it came, and the column where it stands. `tell` is called again and
+    again meanwhile, and what it raises ends the search. May raise OSError.
+    """
+    alone = len(trails) == 1
+    hashing = Plain() if alone and trails[0].hashes.tell() == 0 else hashes.best(trails[0].key)
+    for trail in trails:
+        trail.flush(hashing)
+    marks = _Marks(sum(trail.count for trail in trails))
+    with tempfile.SpooledTemporaryFile(hashes.BLOCK * SIZE, dir=scratch) as space:
+        blocks = (block for trail in trails for block in _blocks(trail.hashes))
+        for value in hashes.repeated(hashing, blocks, marks.count, space, tell):
+            marks.add(value)
+    for trail in trails if marks.any else ():
+        for key, line, column in _marked(trail, hashing, marks, read, tell):
+            exact.add(key, line, column)
+
+
+class _Marks:
+    """Which beginnings of hashes are marked: one byte for each, so it stays as small as it is whatever is marked."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.any = False
+        self.shift = 64 - min(_MARKS, count.bit_length() + 3)
+        self.bytes = bytearray(1 << (64 - self.shift))
+
+    def add(self, value: int) -> None:
+        self.any = True
+        self.bytes[value >> self.shift] = 1
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    file.seek(0)
+    return iter(lambda: file.read(hashes.BLOCK * SIZE), b"")
+
+
+def _marked(
+    trail: Trail, hashing: Hashing, marks: _Marks, read: Callable[[bytes], tuple[str, int]], tell: Callable[[], None]
+) -> Iterator[tuple[str, int, int]]:
+    """Key, line and column of the rows of a trail whose hashes are marked."""
+    trail.rows.seek(0)
+    trail.hashes.seek(0)
+    while frame := trail.rows.read(_FRAME.size):
+        tell()
+        kind, line, count, size = _FRAME.unpack(frame)
+        content = trail.rows.read(size)
+        if kind == _SINGLE:
+            if hashing.found(trail.hashes.read(SIZE), marks.bytes, marks.shift):
+                yield content.decode(), line, count
+        elif places := hashing.found(trail.hashes.read(SIZE * count), marks.bytes, marks.shift):
+            rows = content.split(b"\n")
+            read_one = _first_cell if kind == _CANONICAL else read
+            for place in places:
+                key, column = read_one(rows[place])
+                yield key, line + place, column
+
+
+def _first_cell(row: bytes) -> tuple[str, int]:
+    return row.partition(b",")[0].strip(b'"').lower().decode(), 1

@@ -1,0 +1,171 @@
+"""Addresses that come again: found exactly, in bounded memory, whatever the size of the file.
+
+The keys that come first are kept in memory; once these are enough, each further new key goes to one of a few temporary
+files by its hash, and each of those is later gone through in the same way. A key is either kept at its first row or
+never, so all its rows meet in one place. A key goes to disk at most once per level, and a level takes sixteen times as
+many as the one before.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from bisect import insort
+from collections.abc import Callable
+from contextlib import ExitStack
+from struct import Struct
+from typing import IO, NamedTuple, Protocol, Self
+
+from dropzone.errors import Problem
+from dropzone.sheet.rules import Rule, mask, problem
+
+FIRST = 10  # repeats that a report names
+
+_HELD = 16 << 20  # bytes of keys in memory, with what Python adds to each
+_OVERHEAD = 160
+_PARTS = 16  # temporary files of a level; three levels are enough for a hundred million keys
+
+
+class Sink(Protocol):
+    """What can be written to."""
+
+    def write(self, piece: bytes, /) -> object: ...
+
+
+class _Repeat(NamedTuple):
+    """A row whose key stood in an earlier one; `before` is the line of the last such."""
+
+    line: int
+    column: int
+    before: int
+    masked: str
+
+
+class Repeats:
+    """The rows of one file whose key stood in an earlier row. Leaving it as a context removes what was put on disk.
+
+    `superseded` is called with the line of each row that a later one repeats, in no order, at the latest by `finish`.
+    """
+
+    def __init__(
+        self, *, superseded: Callable[[int], object] | None = None, scratch: str | None = None, held: int = _HELD
+    ) -> None:
+        self.count = 0
+        self.held = held
+        self._superseded = superseded
+        self._scratch = scratch
+        self._first: list[_Repeat] = []
+        self._files = ExitStack()
+        self._tally = _Tally(self, 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def add(self, key: str, line: int, column: int) -> None:
+        """Note one row, in the order of the file. `key` has no blanks and no line ends in it."""
+        self._tally.add(key.encode(), line, column)
+
+    def finish(self) -> None:
+        """Bring `count` and what `first` gives up to the whole file."""
+        self._tally.finish()
+
+    def first(self, subject: str) -> tuple[Problem, ...]:
+        """The first `FIRST` rows with a key that had been there, in the order of the file."""
+        return tuple(
+            problem(Rule.REPEATED, found.line, found.column, subject, masked=found.masked, before=found.before)
+            for found in self._first
+        )
+
+    def found(self, key: bytes, line: int, column: int, before: int) -> None:
+        """Count one repeat, and tell of the row that it supersedes."""
+        self.count += 1
+        if self._superseded:
+            self._superseded(before)
+        if len(self._first) < FIRST or line < self._first[-1].line:
+            insort(self._first, _Repeat(line, column, before, mask(key.decode())))
+            del self._first[FIRST:]
+
+    def new_file(self) -> IO[bytes]:
+        """A temporary file that is gone when this is left, if not earlier."""
+        return _new_file(self._files, self._scratch)
+
+
+def _new_file(files: ExitStack, scratch: str | None) -> IO[bytes]:
+    return files.enter_context(tempfile.TemporaryFile(dir=scratch))
+
+
+class _Tally:
+    """One level: the keys kept in memory, each with the line it was last seen in, and the parts for the others."""
+
+    def __init__(self, repeats: Repeats, level: int) -> None:
+        self._repeats = repeats
+        self._level = level
+        self._seen: dict[bytes, int] = {}
+        self._room = repeats.held
+        self._parts: list[IO[bytes]] = []
+
+    def add(self, key: bytes, line: int, column: int) -> None:
+        before = self._seen.get(key)
+        if before is not None:
+            self._repeats.found(key, line, column, before)
+        elif self._room < 0:
+            self._part(key).write(b"%d %d %s\n" % (line, column, key))
+            return
+        else:
+            self._room -= len(key) + _OVERHEAD
+        self._seen[key] = line
+
+    def finish(self) -> None:
+        self._seen.clear()
+        for part in self._parts:
+            inner = _Tally(self._repeats, self._level + 1)
+            part.seek(0)
+            for entry in part:
+                line, column, key = entry.split()
+                inner.add(key, int(line), int(column))
+            inner.finish()
+            part.close()
+
+    def _part(self, key: bytes) -> IO[bytes]:
+        if not self._parts:
+            self._parts = [self._repeats.new_file() for _ in range(_PARTS)]
+        # Python's hash of bytes is keyed by chance, so no file can be made to fall into one part at every level.
+        return self._parts[hash((self._level, key)) % _PARTS]
+
+
+class HeldRows:
+    """Prepared rows that wait on disk until it is known which of them a later row of the same address supersedes."""
+
+    _FRAME = Struct(">QI")  # line, bytes
+
+    def __init__(self, scratch: str | None = None) -> None:
+        self._files = ExitStack()
+        self._rows = _new_file(self._files, scratch)
+        self._marks = _new_file(self._files, scratch)  # one byte for each line; sparse
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def add(self, line: int, row: bytes) -> None:
+        """Hold one row back; `line` is where it stood."""
+        self._rows.write(self._FRAME.pack(line, len(row)) + row)
+
+    def supersede(self, line: int) -> None:
+        """The row that stood in `line` is not to be written."""
+        self._marks.seek(line)
+        self._marks.write(b"\1")
+
+    def release(self, prepared: Sink) -> None:
+        """Write the rows that are left, in the order in which they came."""
+        self._rows.seek(0)
+        while frame := self._rows.read(self._FRAME.size):
+            line, size = self._FRAME.unpack(frame)
+            row = self._rows.read(size)
+            self._marks.seek(line)
+            if self._marks.read(1) != b"\1":
+                prepared.write(row)
