@@ -90,6 +90,7 @@ class Report:
     problem_count: int = 0
     bytes_read: int = 0
     refused: str = ""
+    guard: str = ""  # the guard of the folder that ended the reading, where one did: then it is held, not refused
 
 
 MAX_PROBLEMS = 100

@@ -39,13 +39,11 @@ from dropzone.drop import (
 from dropzone.errors import Cancelled, DropzoneError, FolderError, LedgerError, printable
 from dropzone.folders import Bench, Folders
 from dropzone.ledger import Ledger
-from dropzone.sheet.rules import Rule
 
 DISTURBED_S = 5.0  # a client still writes: look again after
 ACCOUNT_S = 60.0  # the key cannot be read, say: a person has to mend it; try again after
 REFILE_S = 30.0  # a verdict that could not be filed: try again after
 FAULTS = 5  # unexpected errors in a row until a person has to look
-_TOO_BIG = Rule.TOO_BIG.what.partition("{")[0]
 _DECIDED = (State.ACCEPTED, State.REFUSED)
 _UNFINISHED_CHECKS = 2  # a file that took us down twice is not read a third time
 
@@ -171,8 +169,8 @@ class Pipeline:
             self._folders.end_check(drop)
         if disturbed:
             return self._commit(drop, Postponed(due_at=self._now() + DISTURBED_S, why=disturbed))
-        if report.refused.startswith(_TOO_BIG):  # only seen in reading: it was packed, or it grew
-            return self._commit(drop, Withheld(guard="max_bytes", why=report.refused, report=report))
+        if report.guard:  # only seen in reading: it was packed, or it grew
+            return self._commit(drop, Withheld(guard=report.guard, why=report.refused, report=report))
         if report.refused:
             return self._commit(drop, CheckFailed(report=report))
         if withheld := self._guard(drop, folder, report):

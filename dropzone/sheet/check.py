@@ -89,6 +89,7 @@ def check(
                 problem_count=len(refusal.problems),
                 bytes_read=text.bytes_read,
                 refused=refusal.why,
+                guard=refusal.guard,
             )
 
 

@@ -126,10 +126,14 @@ class Repair(StrEnum):
 
 
 class Refusal(Exception):
-    """The file cannot be read as a list. `problems` are all that were found, in the order of the file."""
+    """The file cannot be read as a list. `problems` are all that were found, in the order of the file.
 
-    def __init__(self, why: str, *problems: Problem) -> None:
+    `guard` names the guard of the folder that ended the reading, where it was one.
+    """
+
+    def __init__(self, why: str, *problems: Problem, guard: str = "") -> None:
         super().__init__(why)
+        self.guard = guard
         self.why = why
         self.problems = problems
 
@@ -151,7 +155,8 @@ def problem(rule: Rule, line: int, column: int, subject: str = "", **facts: obje
 def refusal(rule: Rule, line: int = 0, column: int = 0, **facts: object) -> Refusal:
     """The refusal of a whole file for one broken rule."""
     found = problem(rule, line, column, "", **facts)
-    return Refusal(f"line {line:,}: {found.what}" if line > 1 else found.what, found)
+    why = f"line {line:,}: {found.what}" if line > 1 else found.what
+    return Refusal(why, found, guard="max_bytes" if rule is Rule.TOO_BIG else "")
 
 
 # ----------------------------------------------------------------------------------------------------- columns
