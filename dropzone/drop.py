@@ -20,12 +20,10 @@ knows neither: it has no clock, no disk and no network.
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
-
-import tenacity
 
 from dropzone.errors import IllegalEvent, Problem
 
@@ -42,7 +40,7 @@ def make_id(at: float) -> str:
     Short enough to read out on the telephone, sortable by time, safe in every file name. Never a counter:
     after a lost ledger a counter starts again and collides with the files already in done/.
     """
-    number = (round((at - _ID_EPOCH) * 1000) & (1 << 40) - 1) << 20 | secrets.randbits(20)
+    number = (round((at - _ID_EPOCH) * 1000) & (1 << 40) - 1) << 20 | int.from_bytes(os.urandom(3)) >> 4
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(5 * (ID_LENGTH - 1), -1, -5))
 
 
@@ -388,6 +386,8 @@ def delay(n: int, *, initial_s: float, max_s: float) -> float:
     Random over the whole window, so that a hundred drops that failed together do not come back together;
     never below half of `initial_s`, so that none comes back at once.
     """
+    import tenacity
+
     state = tenacity.RetryCallState(retry_object=tenacity.Retrying(), fn=None, args=(), kwargs={})
     state.attempt_number = max(1, n)
     wait = tenacity.wait_random_exponential(multiplier=initial_s, max=max_s, min=min(initial_s, max_s) / 2)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from dropzone import sheet
 from dropzone.config import Config, Folder
 from dropzone.drop import (
     FINISHED,
@@ -31,7 +30,6 @@ from dropzone.drop import (
     Withheld,
 )
 from dropzone.errors import OperatorError, printable
-from dropzone.folders import Folders
 from dropzone.ledger import AccountFacts, Attempt, Ledger, Reader
 
 OPEN_STATES = tuple(state for state in State if state not in FINISHED)
@@ -93,8 +91,14 @@ def show(ledger: Reader, id: str) -> Shown:
         drop=drop,
         history=tuple(ledger.history(drop.id)),
         attempts=tuple(ledger.attempts(drop.id)),
-        path=Folders().where_is(drop),
+        path=_where_is(drop),
     )
+
+
+def _where_is(drop: Drop) -> Path | None:
+    from dropzone.folders import Folders
+
+    return Folders().where_is(drop)
 
 
 _UNSURE = ("unknown", "no record")  # guards of drops that OptiPub may have already
@@ -139,7 +143,7 @@ def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: floa
         case "retry", State.UNKNOWN:
             return Resent(by=by, why=why or "ordered")
         case "retry", State.FAILED:
-            if Folders().where_is(drop) is None:
+            if _where_is(drop) is None:
                 raise OperatorError(f"the file of {drop.id} is gone from failed/", "Let the partner upload it again")
             return Retried(by=by, why=why)
         case "accept", (State.HELD | State.UNKNOWN) if lost or unsure:
@@ -170,6 +174,8 @@ def check(
     file: Path, folder: Folder, *, out: Path | None = None, progress: Callable[[int], None] | None = None
 ) -> Report:
     """Read `file` as `folder` would, sending nothing; `out` gets the prepared copy. Raises OperatorError."""
+    from dropzone import sheet
+
     try:
         with file.open("rb") as source, _sink(out) as prepared, _sink(None) as rejects:
             compressed = os.fsencode(file.name).lower().endswith(b".gz")
