@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,13 +41,14 @@ def memory(pid: int) -> Memory:
 
 def _tree(pid: int) -> Iterator[int]:
     yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in _read(pid, str(children)).split():
-            yield from _tree(int(child))
+    with contextlib.suppress(FileNotFoundError):  # it, or a thread of it, has just ended
+        for children in list(Path(f"/proc/{pid}/task").glob("*/children")):
+            for child in _read(pid, str(children)).split():
+                yield from _tree(int(child))
 
 
 def _read(pid: int, name: str) -> str:
-    """A file of /proc/PID; empty when the process has just ended."""
+    """A file of /proc/PID; empty when the program has just ended."""
     try:
         return Path(f"/proc/{pid}", name).read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -10,7 +10,7 @@ in folders of its own, gets files one after the other, is left alone for some se
 dropzone runs as it is shipped, with its ledger, checks, logs and syncs, all of which the script lacks; only `settle` is
 short, because the script waits for nothing and would otherwise win every row by two seconds. "Beyond settle" is the
 time less that. Rounds alternate, so that a busy machine slows both; the last column has the ratio of each round.
-Figures are printed and not judged: much of them is what a sync costs on the disk, see `--at`.
+Figures are printed and not judged: much of them is what a sync costs on the disk (see `--at`), ten for each file.
 """
 
 from __future__ import annotations
@@ -331,11 +331,24 @@ def heading(options: argparse.Namespace, load: Load) -> str:
     command = ["df", "--output=fstype", str(options.at)]
     system = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
     return (
-        f"{today}, {machine}, SQLite {sqlite3.sqlite_version}; {options.at} is {system}\n"
+        f"{today}, {machine}, SQLite {sqlite3.sqlite_version}\n"
+        f"{options.at} is {system}; a sync takes {sync_s(options.at) * 1e3:.2f} ms there\n"
         f"{load.single} files of 10 KB one after the other, {load.idle_s:g} s idle, {load.files:,} files of 10 KB over "
         f"{len(FOLDERS)} folders in one burst; settle {SETTLE_S * 1e3:g} ms instead of 2 s\n"
         f"medians of {options.rounds} round{'s' if options.rounds > 1 else ''}"
     )
+
+
+def sync_s(at: Path) -> float:
+    """How long a small file below `at` takes to be written and synced; the median of some, in seconds."""
+    took = []
+    with tempfile.TemporaryFile(dir=at, buffering=0) as file:
+        for _ in range(50):
+            begun = time.perf_counter()
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - begun)
+    return median(took)
 
 
 if __name__ == "__main__":

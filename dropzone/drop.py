@@ -386,7 +386,7 @@ def delay(n: int, *, initial_s: float, max_s: float) -> float:
     Random over the whole window, so that a hundred drops that failed together do not come back together;
     never below half of `initial_s`, so that none comes back at once.
     """
-    import tenacity
+    import tenacity  # here, because a command that only reads waits for no delay
 
     state = tenacity.RetryCallState(retry_object=tenacity.Retrying(), fn=None, args=(), kwargs={})
     state.attempt_number = max(1, n)

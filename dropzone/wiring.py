@@ -97,20 +97,21 @@ class _Accounts:
     """One HTTP client per account, made when it is first needed. Thread-safe."""
 
     def __init__(self, config: Config, now: Callable[[], float]) -> None:
+        from dropzone.optipub import OptiPub  # at the start of the daemon, not with the first file, which would wait
+
+        self._make = OptiPub
         self._config = config
         self._now = now
         self._lock = threading.Lock()
         self._open: dict[str, OptiPub] = {}
 
     def __call__(self, name: str) -> OptiPub:
-        from dropzone.optipub import OptiPub
-
         with self._lock:
             if name not in self._open:
                 account = self._config.accounts.get(name)
                 if account is None:
                     raise DropzoneError(f"no account is called {name} any more", "Put it back into the configuration")
-                self._open[name] = OptiPub(account, now=self._now)
+                self._open[name] = self._make(account, now=self._now)
             return self._open[name]
 
     def replace(self, config: Config) -> None:

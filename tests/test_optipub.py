@@ -701,9 +701,20 @@ def test_a_limit_that_comes_too_late_cuts_nobody(client: Client) -> None:
         upload._limit.start()
         upload._optipub.limits.cut_overdue(later)
         assert upload._limit.overdue
-        upload._optipub.take_line()
+        used = upload._optipub.take_line()
         upload._optipub.take_line().cut()
+        upload._optipub.give_back(used)
         assert server.connections == 1
+
+
+def test_an_upload_under_way_keeps_its_limit_when_the_account_is_closed(client: Client) -> None:
+    """After a reload: the old account is closed, and a server that drips must not hold its last upload for ever."""
+    with Server(dripping(b"HTTP/1.1 201 Created\r\nX: ", b"a")) as server:
+        upload = client.build(server.url, io.BytesIO(CSV), len(CSV), account=IMPATIENT)
+        upload._optipub.close()
+        event = upload.send()
+    assert isinstance(event, Lost)
+    assert "gave no whole answer within 0.5 s" in event.cause
 
 
 def test_without_a_thread_to_spare_an_answer_is_still_read(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,13 +106,13 @@ class _Limits:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._ends: dict[_Limit, float] = {}  # monotonic, in the order of the starts and so of the ends
         self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._closed = False
 
     def add(self, limit: _Limit) -> None:
-        with self._lock:
+        with self._changed:
             self._ends.pop(limit, None)
             self._ends[limit] = time.monotonic() + self._seconds
             if self._thread is None:
@@ -123,26 +123,34 @@ class _Limits:
                     self._thread = thread
 
     def remove(self, limit: _Limit) -> None:
-        with self._lock:
+        with self._changed:
             self._ends.pop(limit, None)
+            if self._closed:
+                self._changed.notify()
 
     def cut_overdue(self, now: float) -> float:
         """Cut the lines whose time is over at `now`; returns the seconds until another one's may be."""
         # Under the lock, and only while it counts: a line given back may carry another upload by now.
-        with self._lock:
+        with self._changed:
             for limit in [limit for limit, end in self._ends.items() if end <= now]:
                 del self._ends[limit]
                 limit.cut()
             return next(iter(self._ends.values()), now + self._seconds) - now
 
     def close(self) -> None:
-        self._closed.set()
-        if self._thread is not None:
-            self._thread.join()
+        """Watch no longer than the uploads under way need it."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+            thread = None if self._ends else self._thread
+        if thread is not None:
+            thread.join(1.0)
 
     def _watch(self) -> None:
-        while not self._closed.wait(self.cut_overdue(time.monotonic())):
-            pass
+        with self._changed:
+            while self._ends or not self._closed:
+                self._changed.wait(self.cut_overdue(time.monotonic()))
+            self._thread = None
 
 
 class OptiPub:
