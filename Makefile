@@ -55,7 +55,7 @@ lock: ## requirements.lock again after a change of dependencies; newer releases 
 	@$(PYTHON) -m venv --clear build/lock
 	@build/lock/bin/pip install --quiet uv
 	@build/lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+	    --no-emit-index-url --no-emit-find-links --no-strip-extras --custom-compile-command 'make lock' \
 	    --group dev $(UPGRADE) --output-file requirements.lock pyproject.toml
 
 clean: ## removes all that make and the tools made, .venv included
