@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from dropzone import __version__, operate
 from dropzone import config as configuration
-from dropzone.config import Config
 from dropzone.errors import ConfigError, DropzoneError, FolderError, OperatorError, Problem, printable
 
 if TYPE_CHECKING:
+    from dropzone.config import Config, Glance
     from dropzone.daemon import Daemon
     from dropzone.drop import Drop
     from dropzone.folders import Folders
@@ -46,7 +46,17 @@ def find_config(named: Path | None) -> Path:
     return found
 
 
-def open_ledger(config: Config) -> Reader:
+def glance(path: Path) -> Glance:
+    """What a question needs of the configuration in `path`. Raises ConfigError where not even that can be read."""
+    seen = configuration.glance(path)
+    if seen is not None:
+        return seen
+    config = configuration.load(path)
+    accounts = {name: account.key_created for name, account in config.accounts.items()}
+    return configuration.Glance(state_dir=config.state_dir, folders=tuple(config.folders), accounts=accounts)
+
+
+def open_ledger(config: Config | Glance) -> Reader:
     """The ledger, for reading only. Raises LedgerError where there is none yet."""
     from dropzone.ledger.sqlite import SQLiteReader
 
@@ -126,7 +136,17 @@ class _Accounts:
             optipub.close()
 
 
-def order(config: Config, what: str, ids: list[str], why: str) -> Iterator[Drop | OperatorError]:
+def ask_health(config: Config | Glance) -> operate.Health:
+    """How the daemon is, by its own word. Never raises: that it cannot be asked is an answer."""
+    from dropzone.control import ask
+
+    try:
+        return operate.Health.read(ask(config.state_dir, {"ask": "health"}, timeout_s=2.0))
+    except OperatorError as error:
+        return operate.Health(running=True, unasked=str(error), progress={})
+
+
+def order(config: Config | Glance, what: str, ids: list[str], why: str) -> Iterator[Drop | OperatorError]:
     """Have the daemon carry out `what` on each drop, or do it here where none runs; each drop's new row, or why not.
 
     Raises OperatorError, LedgerError and FolderError where nothing can be ordered at all.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing, suppress
+from typing import TYPE_CHECKING
 
 import click
 
 from dropzone import operate
 from dropzone.cli import render
 from dropzone.cli.exits import Exit
-from dropzone.config import Config
 from dropzone.errors import OperatorError
+
+if TYPE_CHECKING:
+    from dropzone.config import Glance
 
 _ORDERS = {
     "hold": "Keep waiting drops back until they are released.",
@@ -46,9 +49,9 @@ def _add(group: click.Group, what: str) -> None:
     def command(ctx: click.Context, *, ids: tuple[str, ...], why: str, yes: bool) -> None:
         from dropzone import wiring
 
-        loaded = ctx.obj.load()
+        seen = ctx.obj.glance()
         refused = 0
-        for result in wiring.order(loaded, what, _choose(loaded, what, ids, yes=yes), why):
+        for result in wiring.order(seen, what, _choose(seen, what, ids, yes=yes), why):
             refused += isinstance(result, OperatorError)
             with suppress(OSError):  # whoever reads this may have seen enough; the other orders are given all the same
                 if isinstance(result, OperatorError):
@@ -58,11 +61,11 @@ def _add(group: click.Group, what: str) -> None:
         ctx.exit(Exit.FAILED if refused else Exit.DONE)
 
 
-def _choose(loaded: Config, what: str, ids: tuple[str, ...], *, yes: bool) -> list[str]:
+def _choose(seen: Glance, what: str, ids: tuple[str, ...], *, yes: bool) -> list[str]:
     """The full IDs of the drops that the command line means. Raises OperatorError, before anything is ordered."""
     from dropzone.wiring import open_ledger
 
-    with closing(open_ledger(loaded)) as ledger:
+    with closing(open_ledger(seen)) as ledger:
         if ids == ("ALL",):
             drops = operate.find_drops_for(ledger, what)
             if not drops:

@@ -2,20 +2,38 @@
 
 It alone knows the form of the configuration file. It refuses to know what the settings do: no folder is looked into,
 no secret is read, nothing is connected to. What is wrong in a file is told all at once, each with line and column.
+
+What is named here is imported when it is first asked for: pydantic and the models are a quarter of a second on a small
+machine, and a question to the ledger (`glance`) needs none of them.
 """
 
 from __future__ import annotations
 
-from dropzone.config.document import dump, effective, example, schema
-from dropzone.config.loading import load
-from dropzone.config.model import Account, Config, Folder, Guards, Retry, Timeouts
-from dropzone.config.secret import Secret
-from dropzone.config.units import Share
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dropzone.config.document import dump, effective, example, schema
+    from dropzone.config.glancing import Glance, glance
+    from dropzone.config.loading import load
+    from dropzone.config.model import Account, Config, Folder, Guards, Retry, Timeouts
+    from dropzone.config.secret import Secret
+    from dropzone.config.units import Share
+
+_HOMES = {
+    "document": ("dump", "effective", "example", "schema"),
+    "glancing": ("Glance", "glance"),
+    "loading": ("load",),
+    "model": ("Account", "Config", "Folder", "Guards", "Retry", "Timeouts"),
+    "secret": ("Secret",),
+    "units": ("Share",),
+}
 
 __all__ = [
     "Account",
     "Config",
     "Folder",
+    "Glance",
     "Guards",
     "Retry",
     "Secret",
@@ -24,6 +42,14 @@ __all__ = [
     "dump",
     "effective",
     "example",
+    "glance",
     "load",
     "schema",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"dropzone.config.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

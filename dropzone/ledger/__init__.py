@@ -46,6 +46,18 @@ class AccountFacts:
     accepted_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The unfinished drops of one folder in one state, together."""
+
+    folder: str
+    state: State
+    count: int
+    size: int  # bytes of all of them
+    oldest_at: float  # when the oldest was claimed
+    due_at: float  # when the next one is due
+
+
 class Reader(Protocol):
     """The questions. Never blocks the writer and never changes anything."""
 
@@ -57,9 +69,18 @@ class Reader(Protocol):
         """The drop `id`, or None."""
 
     def find_drops(
-        self, *, states: Iterable[State] | None = None, folder: str | None = None, prefix: str = "", limit: int = -1
+        self,
+        *,
+        states: Iterable[State] | None = None,
+        folder: str | None = None,
+        prefix: str = "",
+        suffix: str = "",
+        limit: int = -1,
     ) -> list[Drop]:
-        """Drops in the order of their claims: of these `states`, this `folder`, ids beginning with `prefix`."""
+        """Drops in the order of their claims: of these `states`, this `folder`, IDs beginning and ending so."""
+
+    def find_named(self, folder: str, name: bytes, *, limit: int) -> list[Drop]:
+        """The drops that came as `name` into `folder`, the last ones first."""
 
     def open_lanes(self) -> list[tuple[str, str]]:
         """(lane, drop ID) of everything that is not finished and not held, in the order of the claims."""
@@ -73,8 +94,14 @@ class Reader(Protocol):
     def segment_facts(self, account: str, segment_id: int, folder: str) -> SegmentFacts | None:
         """What `folder` last got accepted for this segment, or None."""
 
+    def accepted_last(self) -> dict[str, SegmentFacts]:
+        """What each folder last got accepted, by its name, whatever the segment was."""
+
     def account_facts(self, account: str) -> AccountFacts:
         """What is known of the account."""
+
+    def standings(self) -> list[Standing]:
+        """All that is not finished, by folder and state; the cost is that of the open drops, not of the ledger."""
 
     def counts(self) -> dict[tuple[str, State], int]:
         """How many drops there are per (folder, state), finished ones included."""

@@ -32,7 +32,7 @@ from dropzone.drop import (
     apply,
 )
 from dropzone.errors import IllegalEvent, LedgerError
-from dropzone.ledger import AccountFacts, Attempt, SegmentFacts, codec
+from dropzone.ledger import AccountFacts, Attempt, SegmentFacts, Standing, codec
 
 # Each entry brings the schema one version further; PRAGMA user_version says how far a file is. Never edit an old one.
 MIGRATIONS = (
@@ -125,7 +125,13 @@ class SQLiteReader:
         return _drop(row) if row else None
 
     def find_drops(
-        self, *, states: Iterable[State] | None = None, folder: str | None = None, prefix: str = "", limit: int = -1
+        self,
+        *,
+        states: Iterable[State] | None = None,
+        folder: str | None = None,
+        prefix: str = "",
+        suffix: str = "",
+        limit: int = -1,
     ) -> list[Drop]:
         where, values = ["id >= ? AND id < ?"], [prefix, prefix + "~"]
         if states is not None:
@@ -137,8 +143,18 @@ class SQLiteReader:
         if folder is not None:
             where.append("folder = ?")
             values.append(folder)
+        if suffix:
+            where.append("substr(id, -length(?)) = ?")
+            values += [suffix, suffix]
         with self._reading() as db:
             rows = db.execute(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?", (*values, limit))
+            return [_drop(row) for row in rows]
+
+    def find_named(self, folder: str, name: bytes, *, limit: int) -> list[Drop]:
+        with self._reading() as db:
+            rows = db.execute(
+                f"{_SELECT} WHERE folder = ? AND name = ? ORDER BY seq DESC LIMIT ?", (folder, name, limit)
+            )
             return [_drop(row) for row in rows]
 
     def open_lanes(self) -> list[tuple[str, str]]:
@@ -171,10 +187,26 @@ class SQLiteReader:
             ).fetchone()
         return SegmentFacts(drop_id=row[0], rows=row[1], at=row[2]) if row else None
 
+    def accepted_last(self) -> dict[str, SegmentFacts]:
+        with self._reading() as db:
+            rows = db.execute("SELECT folder, drop_id, rows, at FROM segments ORDER BY at").fetchall()
+        return {folder: SegmentFacts(drop_id=drop_id, rows=count, at=at) for folder, drop_id, count, at in rows}
+
     def account_facts(self, account: str) -> AccountFacts:
         with self._reading() as db:
             row = db.execute("SELECT wait_until, why, accepted_at FROM accounts WHERE name = ?", (account,)).fetchone()
         return AccountFacts(wait_until=row[0], why=row[1], accepted_at=row[2]) if row else AccountFacts()
+
+    def standings(self) -> list[Standing]:
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT folder, state, count(*), sum(size), min(claimed_at), min(due_at) FROM drops "
+                "WHERE state NOT IN ('done', 'failed') GROUP BY folder, state"
+            ).fetchall()
+        return [
+            Standing(folder=folder, state=State(state), count=count, size=size, oldest_at=oldest_at, due_at=due_at)
+            for folder, state, count, size, oldest_at, due_at in rows
+        ]
 
     def counts(self) -> dict[tuple[str, State], int]:
         with self._reading() as db:
