@@ -136,6 +136,18 @@ class _Accounts:
             optipub.close()
 
 
+@contextlib.contextmanager
+def find_ledger(config: Config | Glance) -> Iterator[Reader | None]:
+    """The ledger, for reading only; None where none was made yet. Raises LedgerError where it cannot be read."""
+    from dropzone.ledger.sqlite import FILE_NAME
+
+    if not (config.state_dir / FILE_NAME).exists():
+        yield None
+        return
+    with contextlib.closing(open_ledger(config)) as ledger:
+        yield ledger
+
+
 def ask_health(config: Config | Glance) -> operate.Health:
     """How the daemon is, by its own word. Never raises: that it cannot be asked is an answer."""
     from dropzone.control import ask

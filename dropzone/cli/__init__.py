@@ -11,7 +11,7 @@ import click
 
 from dropzone import __version__
 from dropzone import config as configuration
-from dropzone.cli import asking, orders, render, settings
+from dropzone.cli import asking, care, orders, render, settings
 from dropzone.cli.exits import Exit, table
 from dropzone.cli.settings import key_warnings
 from dropzone.cli.shared import Context, now
@@ -112,6 +112,7 @@ def init(ctx: click.Context) -> None:
 asking.add_to(cli)
 orders.add_to(cli)
 settings.add_to(cli)
+care.add_to(cli)
 
 
 @cli.command()

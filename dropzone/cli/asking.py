@@ -1,7 +1,8 @@
-"""The commands that only ask: status, queue, show, check."""
+"""The commands that only ask: status, queue, show, why, plan, check."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from dropzone.drop import FINISHED, State
 
 def add_to(group: click.Group) -> None:
     """Add these commands to `group`."""
-    for command in (status, queue, show, check):
+    for command in (status, queue, show, why, check):
         group.add_command(command)
 
 
@@ -135,6 +136,36 @@ def show(ctx: click.Context, id: str, watch: bool, every: float, as_json: bool) 
             render.json_lines([render.show_member(look())])
         else:
             render.say(render.show(look(), now()))
+
+
+@click.command()
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@AS_JSON
+@click.pass_context
+def why(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
+    """Tell why a file was or was not picked up: its folder, what it waits for since when, what would change it.
+
+    PATH is any path in or near an inbox, also that of a file that has left, or one in work/, done/ or failed/.
+
+    \b
+    Example:
+      dropzone why /srv/dropzone/inbox/acme-signups/signups.csv
+    """
+    from dropzone.operate.finding import Finder
+    from dropzone.wiring import ask_health, find_ledger
+
+    loaded = ctx.obj.load()
+    with find_ledger(loaded) as ledger:
+        finder = Finder(loaded, ledger, now=now())
+        findings = [finder.why(Path(os.path.abspath(path))) for path in paths]
+    if as_json:
+        render.json_lines(map(render.finding_member, findings))
+        return
+    waits = any(finding.standing in ("waiting", "ready") for finding in findings)
+    for finding in findings:
+        render.say(render.finding(finding, now()))
+    if waits and not ask_health(loaded).running:
+        render.error("no daemon runs here, so nothing is taken over", "Start it: systemctl start dropzone")
 
 
 @click.command()

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from dropzone.drop import Report, State
 from dropzone.errors import printable
 from dropzone.ledger import Attempt, SegmentFacts
 from dropzone.operate import AGES, AccountStatus, Ages, FolderStatus, Health, Overview, Progress, Queued, Shown
+
+if TYPE_CHECKING:  # loads the folders and the settings, which most commands do without
+    from dropzone.operate.finding import Finding
 
 MARKS = {
     State.QUEUED: "·",
@@ -366,6 +369,56 @@ def attempt_member(attempt: Attempt) -> dict[str, Any]:
     for name in ("started_at", "ended_at"):
         plain[name] = _stamp(plain[name])
     return plain
+
+
+# --------------------------------------------------------------------------------------------------------- a path
+
+_STANDINGS = {
+    "ignored": ("-", None),
+    "unfit": ("!", "red"),
+    "waiting": ("·", None),
+    "ready": ("+", "green"),
+    "taken": (">", "cyan"),
+    "missing": ("?", "magenta"),
+    "inbox": ("+", "green"),
+    "outside": ("?", "magenta"),
+}
+
+
+def finding(found: Finding, now: float) -> Iterator[str]:
+    """What stands about one path, and what would change it."""
+    mark, colour = _STANDINGS[found.standing]
+    size_of = f", {size(found.size)}" if found.size is not None else ""
+    yield f"{click.style(mark, fg=colour)}  {printable(str(found.path))}{size_of}: {found.standing}"
+    if found.folder:
+        yield f"     folder   {printable(found.folder)}"
+    if found.since is not None:
+        changed = "taken" if found.standing == "taken" else "changed"
+        yield f"     {changed:<8} {receipt.stamp(found.since)}, {age(now - found.since)} ago"
+    yield from below(receipt.harmless(found.what), "     why      ")
+    if found.until is not None:
+        yield f"     until    {receipt.stamp(found.until)}, in {age(found.until - now)}, if nothing changes"
+    if found.drop and found.drop.reason:
+        yield from below(receipt.harmless(found.drop.reason), "     reason   ")
+    if found.change:
+        yield from below(one_line(found.change), "     mend     ")
+
+
+def finding_member(found: Finding) -> dict[str, Any]:
+    """The JSON form of what stands about one path."""
+    return {
+        "version": 1,
+        "path": printable(str(found.path)),
+        "folder": found.folder,
+        "standing": found.standing,
+        "what": receipt.harmless(found.what),
+        "change": one_line(found.change),
+        "since": _stamp(found.since),
+        "until": _stamp(found.until),
+        "size": found.size,
+        "id": found.drop.id if found.drop else None,
+        "state": found.drop.state.value if found.drop else None,
+    }
 
 
 # -------------------------------------------------------------------------------------------------------- a check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -68,7 +69,7 @@ def repeat(lines: Callable[[], tuple[Iterable[str], bool]], *, every_s: float) -
 
     On a terminal it stays in its place, cut to the screen; in a pipe it is printed anew, with an empty line between.
     """
-    if not click.get_text_stream("stdout").isatty():
+    if not sys.stdout.isatty():
         _reprint(lines, every_s)
         return
     # Only here, because loading it takes as long as answering.

@@ -106,6 +106,12 @@ class Reader(Protocol):
     def counts(self) -> dict[tuple[str, State], int]:
         """How many drops there are per (folder, state), finished ones included."""
 
+    def latest_at(self) -> float | None:
+        """When the newest event was committed, in seconds since the epoch; None where there is none."""
+
+    def find_damage(self) -> str:
+        """What is wrong with the store in itself, or an empty string; reads all of it."""
+
     def close(self) -> None:
         """Let go of the store."""
 

@@ -78,6 +78,7 @@ MIGRATIONS = (
 )
 
 FILE_NAME = "ledger.db"
+LIBRARY = sqlite3.sqlite_version  # for the diagnosis
 _COLUMNS = tuple(field.name for field in fields(Drop))
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM drops"
 _INSERT = f"INSERT INTO drops ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -212,6 +213,16 @@ class SQLiteReader:
         with self._reading() as db:
             rows = db.execute("SELECT folder, state, count(*) FROM drops GROUP BY folder, state").fetchall()
         return {(folder, State(state)): count for folder, state, count in rows}
+
+    def latest_at(self) -> float | None:
+        with self._reading() as db:
+            row = db.execute("SELECT at FROM events ORDER BY n DESC LIMIT 1").fetchone()
+        return row[0] if row else None
+
+    def find_damage(self) -> str:
+        with self._reading() as db:
+            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        return "" if found == "ok" else str(found)
 
     def close(self) -> None:
         with self._lock:
