@@ -23,9 +23,9 @@ from dropzone.config import Account
 from dropzone.errors import DropzoneError, LedgerError
 from dropzone.folders.probing import mount_of
 from dropzone.operate import Health
+from dropzone.operate.acting import User, acting_as, daemon_user
 from dropzone.operate.doctor import Patient, Remark, Severity, examine
 from dropzone.operate.doctor.unit import NAME, find_unit
-from dropzone.operate.doctor.user import User, acting_as, daemon_user
 from dropzone.optipub.reaching import reach
 
 FOLDERS = "acme: {segment_id: 1, mode: lead}\nglobex: {segment_id: 2, mode: lead}"

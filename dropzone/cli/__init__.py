@@ -12,6 +12,7 @@ import click
 from dropzone import __version__
 from dropzone import config as configuration
 from dropzone.cli import asking, care, orders, render, settings
+from dropzone.cli.completing import SHELLS
 from dropzone.cli.exits import Exit, table
 from dropzone.cli.settings import key_warnings
 from dropzone.cli.shared import Context, now
@@ -161,6 +162,36 @@ def demo(ctx: click.Context, keep: bool) -> None:
     from dropzone.cli.demo import play
 
     ctx.exit(play(keep=keep))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete commands, options, IDs, folders and accounts.
+
+    \b
+    Example:
+      dropzone completion bash > /etc/bash_completion.d/dropzone
+      dropzone completion zsh > /usr/local/share/zsh/site-functions/_dropzone
+      dropzone completion fish > ~/.config/fish/completions/dropzone.fish
+    """
+    from dropzone.cli.completing import script
+
+    click.echo(script(cli, shell))
+
+
+@cli.command()
+def man() -> None:
+    """Print the man page.
+
+    \b
+    Example:
+      dropzone man | man -l -
+      dropzone man > /usr/local/share/man/man1/dropzone.1
+    """
+    from dropzone.cli.manual import page
+
+    click.echo(page(cli), nl=False)
 
 
 def _open_streams() -> None:

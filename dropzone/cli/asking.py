@@ -11,6 +11,7 @@ import click
 
 from dropzone import operate, receipt
 from dropzone.cli import render
+from dropzone.cli.completing import complete_folder, complete_id
 from dropzone.cli.exits import Exit
 from dropzone.cli.shared import AS_JSON, key_days, now, repeat, watching
 from dropzone.drop import FINISHED, State
@@ -58,7 +59,7 @@ def status(ctx: click.Context, watch: bool, every: float, as_json: bool) -> None
 
 
 @click.command()
-@click.option("--folder", metavar="NAME", help="Only this folder.")
+@click.option("--folder", metavar="NAME", shell_complete=complete_folder, help="Only this folder.")
 @click.option(
     "--state", type=click.Choice([state.value for state in State]), help="Only this state, finished ones too."
 )
@@ -103,7 +104,7 @@ def queue(
 
 
 @click.command()
-@click.argument("id")
+@click.argument("id", shell_complete=complete_id())
 @watching
 @AS_JSON
 @click.pass_context
@@ -170,7 +171,14 @@ def why(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--folder", "folder_name", required=True, metavar="NAME", help="Read it as this folder would.")
+@click.option(
+    "--folder",
+    "folder_name",
+    required=True,
+    metavar="NAME",
+    shell_complete=complete_folder,
+    help="Read it as this folder would.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the prepared copy to this file.")
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr which engine reads it.")
 @AS_JSON

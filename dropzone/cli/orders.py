@@ -10,6 +10,7 @@ import click
 
 from dropzone import operate
 from dropzone.cli import render
+from dropzone.cli.completing import complete_id
 from dropzone.cli.exits import Exit
 from dropzone.errors import OperatorError
 
@@ -42,7 +43,7 @@ def add_to(group: click.Group) -> None:
 
 def _add(group: click.Group, what: str) -> None:
     @group.command(what, help=_HOW.format(what=what, does=_ORDERS[what]), short_help=_ORDERS[what])
-    @click.argument("ids", metavar="ID… | - | ALL", nargs=-1, required=True)
+    @click.argument("ids", metavar="ID… | - | ALL", nargs=-1, required=True, shell_complete=complete_id(what))
     @click.option("--why", default="", metavar="TEXT", help="The reason, for the history and the log.")
     @click.option("--yes", is_flag=True, help="Do not ask back for ALL.")
     @click.pass_context

@@ -37,7 +37,7 @@ _PIECE = {"http": 4 << 20, "https": 1 << 20}
 
 # All that httpx lets out while it works: its own, and what slips through it from below (a host name that cannot be
 # encoded is a UnicodeError, an assertion of the pool is one still). What they mean is decided by what had left.
-_FAULTS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError, AssertionError)
+FAULTS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError, AssertionError)
 
 # X509_V_ERR_… of OpenSSL, as SSLCertVerificationError.verify_code has them.
 _CERTIFICATES = {
@@ -297,11 +297,11 @@ class Upload:
     def _exchange(self) -> Answer | Break:
         try:
             response = self._line.transport.handle_request(self._request)
-        except _FAULTS as fault:
+        except FAULTS as fault:
             return self._broken(fault)
         body, ended = bytearray(), False
         # Whatever breaks from here on, the status has been heard.
-        with contextlib.suppress(*_FAULTS), contextlib.closing(response):
+        with contextlib.suppress(*FAULTS), contextlib.closing(response):
             for piece in response.iter_raw():
                 body += piece
                 if len(body) > ANSWER_LIMIT:

@@ -9,6 +9,7 @@ from pathlib import Path
 from dropzone.config import Config
 from dropzone.errors import LedgerError, printable
 from dropzone.ledger import Reader
+from dropzone.operate.acting import acting_as, daemon_user
 from dropzone.operate.asking import Health
 from dropzone.operate.doctor.access import examine_keys, examine_reach
 from dropzone.operate.doctor.machine import (
@@ -21,7 +22,6 @@ from dropzone.operate.doctor.machine import (
 from dropzone.operate.doctor.places import examine_folder, examine_root, examine_state
 from dropzone.operate.doctor.remarks import Remark, fault, note, ok, warning
 from dropzone.operate.doctor.unit import PLACES, examine_unit, find_unit
-from dropzone.operate.doctor.user import acting_as, daemon_user
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

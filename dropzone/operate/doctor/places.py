@@ -12,8 +12,8 @@ from dropzone.config import Config, Folder
 from dropzone.errors import FolderError, printable
 from dropzone.folders import Folders
 from dropzone.folders.probing import Mount, find_unreadable, mount_of, try_moves
+from dropzone.operate.acting import User
 from dropzone.operate.doctor.remarks import Remark, fault, note, of_error, ok, warning
-from dropzone.operate.doctor.user import User
 from dropzone.readiness import why_ignored
 
 _LEAST_FREE = 512 << 20  # bytes; below, a prepared copy of a large file may not fit any more
