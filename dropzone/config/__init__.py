@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dropzone.config.document import dump, effective, example, schema
     from dropzone.config.glancing import Glance, glance
     from dropzone.config.loading import load
-    from dropzone.config.model import Account, Config, Folder, Guards, Retry, Timeouts
+    from dropzone.config.model import Account, Config, Create, Folder, Guards, Retention, Retry, Timeouts, Unmade
     from dropzone.config.secret import Secret
     from dropzone.config.units import Share
 
@@ -24,7 +24,7 @@ _HOMES = {
     "document": ("dump", "effective", "example", "schema"),
     "glancing": ("Glance", "glance"),
     "loading": ("load",),
-    "model": ("Account", "Config", "Folder", "Guards", "Retry", "Timeouts"),
+    "model": ("Account", "Config", "Create", "Folder", "Guards", "Retention", "Retry", "Timeouts", "Unmade"),
     "secret": ("Secret",),
     "units": ("Share",),
 }
@@ -32,13 +32,16 @@ _HOMES = {
 __all__ = [
     "Account",
     "Config",
+    "Create",
     "Folder",
     "Glance",
     "Guards",
+    "Retention",
     "Retry",
     "Secret",
     "Share",
     "Timeouts",
+    "Unmade",
     "dump",
     "effective",
     "example",
