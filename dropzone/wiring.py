@@ -11,20 +11,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dropzone import __version__, operate
 from dropzone import config as configuration
 from dropzone.errors import ConfigError, DropzoneError, FolderError, OperatorError, Problem, printable
+from dropzone.ledger import SegmentNote
 
 if TYPE_CHECKING:
-    from dropzone.config import Config, Glance
+    from dropzone.config import Account, Config, Glance
     from dropzone.daemon import Daemon
     from dropzone.drop import Drop
     from dropzone.folders import Folders
     from dropzone.ledger import Ledger, Reader
+    from dropzone.ledger.sqlite import SQLiteLedger
     from dropzone.optipub import OptiPub
+    from dropzone.optipub.segments import Wanted
     from dropzone.telemetry import Journal
 
 # Where the configuration is looked for when neither -c nor DROPZONE_CONFIG names it.
@@ -54,6 +58,21 @@ def glance(path: Path) -> Glance:
     config = configuration.load(path)
     accounts = {name: account.key_created for name, account in config.accounts.items()}
     return configuration.Glance(state_dir=config.state_dir, folders=tuple(config.folders), accounts=accounts)
+
+
+def load(path: Path) -> Config:
+    """The configuration in `path`, with the segments that were created for its folders. Raises ConfigError."""
+    config = configuration.load(path)
+    if not config.unmade:
+        return config
+    with find_ledger(config) as ledger:
+        notes = ledger.segment_notes() if ledger else {}
+    ids = {}
+    for name, unmade in config.unmade.items():
+        note = notes.get((unmade.draft.account, unmade.segment_name))
+        if note and note.id is not None:
+            ids[name] = note.id
+    return config.with_segments(ids)
 
 
 def open_ledger(config: Config | Glance) -> Reader:
@@ -164,14 +183,12 @@ def order(config: Config | Glance, what: str, ids: list[str], why: str) -> Itera
     Raises OperatorError, LedgerError and FolderError where nothing can be ordered at all.
     """
     from dropzone.control import ask, user_name
-    from dropzone.daemon import state_lock
-    from dropzone.ledger.sqlite import SQLiteLedger
 
     with contextlib.closing(open_ledger(config)) as reader:
         for id in ids:
             answer = ask(config.state_dir, {"order": what, "id": id, "why": why})
             if answer is None:
-                with state_lock(config.state_dir), contextlib.closing(SQLiteLedger(config.state_dir)) as ledger:
+                with _own_ledger(config.state_dir) as ledger:
                     answer = _carry_out(ledger, what, id, user_name(os.getuid()), printable(why))
             if "error" in answer:
                 yield OperatorError(answer["error"], answer.get("hint", ""))
@@ -185,6 +202,49 @@ def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str) -> dict[st
     except DropzoneError as error:
         return {"error": error.message, "hint": error.hint}
     return {"state": drop.state}
+
+
+def create_segment(config: Config, account: Account, wanted: Wanted, *, again: bool) -> int:
+    """Have a segment created once, whatever happens to the answer; its id. See `operate.creating`."""
+    from dropzone.control import user_name
+    from dropzone.operate.creating import create
+
+    def note(note: SegmentNote | None) -> None:
+        _note_segment(config, account.name, wanted.name, note)
+
+    with find_ledger(config) as ledger:
+        known = ledger.segment_notes().get((account.name, wanted.name)) if ledger else None
+    return create(
+        account, wanted, known=None if again else known, note=note, by=user_name(os.getuid()), now=time.time()
+    )
+
+
+def _note_segment(config: Config, account: str, name: str, note: SegmentNote | None) -> None:
+    """Write it down, by the daemon where one runs. Raises OperatorError, LedgerError and FolderError."""
+    from dropzone.control import ask
+
+    request = {"order": "note segment", "account": account, "name": name, "note": asdict(note) if note else None}
+    answer = ask(config.state_dir, request)
+    if answer is None:
+        with _own_ledger(config.state_dir) as ledger:
+            ledger.note_segment(account, name, note)
+    elif "error" in answer:
+        raise OperatorError(answer["error"], answer.get("hint", ""))
+
+
+@contextlib.contextmanager
+def _own_ledger(state_dir: Path) -> Iterator[SQLiteLedger]:
+    """The ledger for writing, where no daemon has it; what it makes is the daemon's user's, also by root's hand."""
+    from dropzone.daemon import state_lock
+    from dropzone.ledger.sqlite import SQLiteLedger
+    from dropzone.operate.acting import acting_as, daemon_user
+
+    with (
+        acting_as(daemon_user(state_dir)),
+        state_lock(state_dir),
+        contextlib.closing(SQLiteLedger(state_dir)) as ledger,
+    ):
+        yield ledger
 
 
 def _check_reload(old: Config, new: Config) -> None:
@@ -208,6 +268,10 @@ def _obedient(daemon: Daemon, ledger: Ledger) -> Callable[[dict[str, Any], str],
     """What the control socket does with a request: the loop carries it out, between two of its own steps."""
 
     def obey(request: dict[str, Any], by: str) -> dict[str, str]:
+        if request.get("order") == "note segment":
+            note = SegmentNote(**request["note"]) if request["note"] else None
+            ledger.note_segment(str(request["account"]), str(request["name"]), note)
+            return {"state": "noted"}
         # Escaped: JSON can carry halves of characters that neither the ledger nor the journal could write.
         what, id, why = (printable(str(request.get(name, ""))) for name in ("order", "id", "why"))
         answered: Future[dict[str, str]] = Future()
@@ -300,7 +364,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         def reload() -> None:
             reloading()
             try:
-                new = _followed(configuration.load(path))
+                new = _followed(load(path))
                 _check_reload(config, new)
                 lay_out(new, inboxes=False)
                 _check_folders(folders, new)

@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from dropzone import __version__
-from dropzone import config as configuration
-from dropzone.cli import asking, care, orders, render, settings
+from dropzone.cli import asking, care, orders, render, segments, settings
 from dropzone.cli.completing import SHELLS
 from dropzone.cli.exits import Exit, table
 from dropzone.cli.settings import key_warnings
@@ -79,10 +78,10 @@ def run(ctx: click.Context, once: bool) -> None:
       dropzone run --once || mail -s "dropzone: look" ops@example.com </dev/null
     """
     from dropzone.telemetry import Journal
-    from dropzone.wiring import running
+    from dropzone.wiring import load, running
 
     path = ctx.obj.path
-    config = configuration.load(path)
+    config = load(path)
     journal = Journal()
     for warning in key_warnings(config, now()):
         journal.warn(warning)
@@ -114,6 +113,7 @@ asking.add_to(cli)
 orders.add_to(cli)
 settings.add_to(cli)
 care.add_to(cli)
+segments.add_to(cli)
 
 
 @cli.command()

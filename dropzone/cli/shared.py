@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dropzone import config as configuration
 from dropzone.cli.text import colour
 
 if TYPE_CHECKING:
@@ -48,7 +47,9 @@ class Context:
 
     def load(self) -> Config:
         """The whole configuration. Raises ConfigError."""
-        return configuration.load(self.path)
+        from dropzone.wiring import load
+
+        return load(self.path)
 
     def glance(self) -> Glance:
         """What a question needs of it. Raises ConfigError where not even that can be read."""

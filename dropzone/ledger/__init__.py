@@ -58,6 +58,15 @@ class Standing:
     due_at: float  # when the next one is due
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentNote:
+    """A segment that somebody had created: `id` is None while nobody knows whether OptiPub did so."""
+
+    by: str
+    at: float
+    id: int | None = None
+
+
 class Reader(Protocol):
     """The questions. Never blocks the writer and never changes anything."""
 
@@ -106,6 +115,9 @@ class Reader(Protocol):
     def counts(self) -> dict[tuple[str, State], int]:
         """How many drops there are per (folder, state), finished ones included."""
 
+    def segment_notes(self) -> dict[tuple[str, str], SegmentNote]:
+        """The segments that were asked for, by account and name."""
+
     def latest_at(self) -> float | None:
         """When the newest event was committed, in seconds since the epoch; None where there is none."""
 
@@ -128,6 +140,9 @@ class Ledger(Reader, Protocol):
 
         Raises IllegalEvent (nothing is changed) and LedgerError (nothing is changed).
         """
+
+    def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:
+        """Commit what is known of a segment that is to be created; None forgets it. Durable on return."""
 
     def claim(self, claims: Sequence[tuple[str, Claimed]], *, at: float) -> list[Drop]:
         """Commit several `Claimed` events at once, in this order. Durable on return."""

@@ -8,13 +8,14 @@ before 3.51.3 can corrupt a WAL when two connections write or checkpoint at once
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from dropzone.drop import (
@@ -32,7 +33,7 @@ from dropzone.drop import (
     apply,
 )
 from dropzone.errors import IllegalEvent, LedgerError
-from dropzone.ledger import AccountFacts, Attempt, SegmentFacts, Standing, codec
+from dropzone.ledger import AccountFacts, Attempt, SegmentFacts, SegmentNote, Standing, codec
 
 # Each entry brings the schema one version further; PRAGMA user_version says how far a file is. Never edit an old one.
 MIGRATIONS = (
@@ -79,6 +80,7 @@ MIGRATIONS = (
 
 FILE_NAME = "ledger.db"
 LIBRARY = sqlite3.sqlite_version  # for the diagnosis
+_SEGMENT = "segment "  # before ACCOUNT/NAME in the facts: what is known of a segment that was to be created
 _COLUMNS = tuple(field.name for field in fields(Drop))
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM drops"
 _INSERT = f"INSERT INTO drops ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -214,6 +216,15 @@ class SQLiteReader:
             rows = db.execute("SELECT folder, state, count(*) FROM drops GROUP BY folder, state").fetchall()
         return {(folder, State(state)): count for folder, state, count in rows}
 
+    def segment_notes(self) -> dict[tuple[str, str], SegmentNote]:
+        with self._reading() as db:
+            rows = db.execute(f"SELECT name, value FROM facts WHERE name GLOB '{_SEGMENT}*'").fetchall()
+        notes = {}
+        for name, value in rows:
+            account, _, segment = name.removeprefix(_SEGMENT).partition("/")  # no account has a / in its name
+            notes[account, segment] = SegmentNote(**json.loads(value))
+        return notes
+
     def latest_at(self) -> float | None:
         with self._reading() as db:
             row = db.execute("SELECT at FROM events ORDER BY n DESC LIMIT 1").fetchone()
@@ -292,6 +303,14 @@ class SQLiteLedger(SQLiteReader):
     def commit(self, id: str, event: Event, *, at: float) -> Drop:
         (drop,) = self._commit(_Wanted(events=[(id, event)], at=at))
         return drop
+
+    def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:
+        key = f"{_SEGMENT}{account}/{name}"
+        with self._writing("a segment's note") as db:
+            if note is None:
+                db.execute("DELETE FROM facts WHERE name = ?", (key,))
+            else:
+                db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(asdict(note))))
 
     def claim(self, claims: Sequence[tuple[str, Claimed]], *, at: float) -> list[Drop]:
         return self._commit(_Wanted(events=claims, at=at))
