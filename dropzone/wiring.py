@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dropzone.ledger.sqlite import SQLiteLedger
     from dropzone.optipub import OptiPub
     from dropzone.optipub.segments import Wanted
+    from dropzone.progress import Board
     from dropzone.telemetry import Journal
 
 # Where the configuration is looked for when neither -c nor DROPZONE_CONFIG names it.
@@ -174,7 +175,7 @@ def ask_health(config: Config | Glance) -> operate.Health:
     try:
         return operate.Health.read(ask(config.state_dir, {"ask": "health"}, timeout_s=2.0))
     except OperatorError as error:
-        return operate.Health(running=True, unasked=str(error), progress={})
+        return operate.Health(running=True, unasked=str(error), steps={})
 
 
 def order(config: Config | Glance, what: str, ids: list[str], why: str) -> Iterator[Drop | OperatorError]:
@@ -194,6 +195,25 @@ def order(config: Config | Glance, what: str, ids: list[str], why: str) -> Itera
                 yield OperatorError(answer["error"], answer.get("hint", ""))
             else:
                 yield operate.get_drop(reader, id)
+
+
+def change(config: Config | Glance, what: str, kind: str, name: str, why: str) -> None:
+    """Have an account or a folder paused or resumed, by the daemon or, where none runs, here.
+
+    Raises OperatorError, LedgerError and FolderError.
+    """
+    from dropzone.control import ask, user_name
+
+    answer = ask(config.state_dir, {"order": what, "kind": kind, "id": name, "why": why})
+    if answer is None:
+        by, at = user_name(os.getuid()), time.time()
+        with _own_ledger(config.state_dir) as ledger:
+            if what == "pause":
+                operate.pause(ledger, kind, name, by=by, why=printable(why), at=at)
+            else:
+                operate.resume(ledger, kind, name, by=by, at=at)
+    elif "error" in answer:
+        raise OperatorError(answer["error"], answer.get("hint", ""))
 
 
 def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str) -> dict[str, str]:
@@ -264,29 +284,46 @@ def _check_folders(folders: Folders, config: Config) -> None:
             raise fault
 
 
-def _obedient(daemon: Daemon, ledger: Ledger) -> Callable[[dict[str, Any], str], dict[str, str]]:
+def _obedient(daemon: Daemon, ledger: Ledger, board: Board) -> Callable[[dict[str, Any], str], dict[str, Any]]:
     """What the control socket does with a request: the loop carries it out, between two of its own steps."""
+    since = time.time()
 
-    def obey(request: dict[str, Any], by: str) -> dict[str, str]:
+    def obey(request: dict[str, Any], by: str) -> dict[str, Any]:
         if request.get("order") == "note segment":
             note = SegmentNote(**request["note"]) if request["note"] else None
             ledger.note_segment(str(request["account"]), str(request["name"]), note)
             return {"state": "noted"}
+        if "ask" in request:  # answered here and now: the loop may be waiting for a disk
+            steps = {id: asdict(step) for id, step in board.steps().items()}
+            return {"version": __version__, "pid": os.getpid(), "since": since, "fault": daemon.fault, "steps": steps}
         # Escaped: JSON can carry halves of characters that neither the ledger nor the journal could write.
-        what, id, why = (printable(str(request.get(name, ""))) for name in ("order", "id", "why"))
-        answered: Future[dict[str, str]] = Future()
+        what, id, why, kind = (printable(str(request.get(name, ""))) for name in ("order", "id", "why", "kind"))
+        answered: Future[dict[str, Any]] = Future()
 
         def carry_out() -> None:
-            if not answered.cancelled() and daemon.is_ending(id):
-                daemon.call(carry_out)  # in a moment
+            if not answered.cancelled() and not kind and daemon.order_later(what, id, carry_out):
                 return
             if not answered.set_running_or_notify_cancel():
                 return  # the asker was told that it was not done
             try:
-                drop = daemon.order(id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time()))
-                answered.set_result({"state": drop.state})
+                answered.set_result(obey_now())
             except DropzoneError as error:
                 answered.set_result({"error": error.message, "hint": error.hint})
+
+        def obey_now() -> dict[str, Any]:
+            match what:
+                case "pause" if kind:
+                    operate.pause(ledger, kind, id, by=by, why=why, at=time.time())
+                    daemon.note_change(kind, id)
+                case "resume" if kind:
+                    operate.resume(ledger, kind, id, by=by, at=time.time())
+                    daemon.note_change(kind, id)
+                case _:
+                    drop = daemon.order(
+                        id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time())
+                    )
+                    return {"state": drop.state}
+            return {}
 
         daemon.call(carry_out)
         try:
@@ -304,12 +341,15 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
 
     Raises LockedError, LedgerError and FolderError; on leaving, everything is closed.
     """
+    from dropzone.alarms import Alarms
     from dropzone.control import Control
     from dropzone.daemon import Daemon, notify, obey_signals, reloading, state_lock
     from dropzone.folders import Folders
+    from dropzone.gates import Gates
     from dropzone.intake import Intake
     from dropzone.ledger.sqlite import SQLiteLedger
     from dropzone.pipeline import Pipeline
+    from dropzone.progress import Board
     from dropzone.watch import Watch
 
     if not config.root.is_dir():
@@ -324,15 +364,20 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         aside = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="aside"))
         accounts = _Accounts(config, time.time)
         stack.callback(accounts.close)
+        gates = Gates(config.concurrency, now=time.time, monotonic=time.monotonic)
+        board = Board()
         pipeline = Pipeline(
             folders=folders,
             ledger=ledger,
             segments=accounts,
+            gates=gates,
+            board=board,
             now=time.time,
             wait=lambda seconds: daemon.wait(seconds),  # noqa: PLW0108 - the daemon is made below
             stopping=lambda: daemon.stopping,
             sinks=[journal.event, lambda *what: daemon.note(*what)],  # noqa: PLW0108 - the same
             fault=journal.fault,
+            checks=config.concurrency,
         )
         intake = Intake(
             folders=folders,
@@ -349,6 +394,8 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             ledger=ledger,
             intake=intake,
             pipeline=pipeline,
+            gates=gates,
+            alarms=Alarms(ledger=ledger, board=board, voice=journal, now=time.time),
             voice=journal,
             now=time.time,
             monotonic=time.monotonic,
@@ -379,7 +426,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             notify(READY="1")
 
         obey_signals(daemon, reload, journal)
-        control = Control(config.state_dir, _obedient(daemon, ledger))
+        control = Control(config.state_dir, _obedient(daemon, ledger, board))
         stack.callback(control.close)
         # Watching begins before the first scan: what comes in between is then seen twice instead of never.
         look_out(config)

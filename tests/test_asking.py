@@ -22,7 +22,8 @@ from dropzone.cli.manual import commands, page
 from dropzone.drop import Drop, State
 from dropzone.ledger import Standing
 from dropzone.ledger.sqlite import SQLiteReader
-from dropzone.operate import Progress, ages, queue
+from dropzone.operate import ages, queue
+from dropzone.progress import Step
 from dropzone.sandbox import Sandbox
 
 ROWS = b"email,varr_a\nann@example.com,Ann\nbob@example.com,Bob\n"
@@ -242,14 +243,21 @@ def test_show_watch_ends_with_the_drop(lived: Scene) -> None:
 
 def test_how_far_an_upload_is(lived: Scene) -> None:
     """A bar, the share, the rate and the time left; nothing can be said of the time before the first byte."""
-    half = Progress(step="send", done=512 << 20, total=1 << 30, since=100.0)
-    assert render.far(half, 200.0) == "sending [##########----------]  50% of 1.0 GiB, 5.1 MiB/s, 2m left"
-    none = Progress(step="check", done=0, total=1 << 30, since=100.0)
-    assert render.far(none, 200.0) == "checking [--------------------]   0% of 1.0 GiB, 0 B/s"
+    half = Step(what="upload", done=512 << 20, total=1 << 30, seconds=100.0)
+    assert render.far(half) == "sending [##########----------]  50% of 1.0 GiB, 5.1 MiB/s, 2m left"
+    none = Step(what="check", total=1 << 30)
+    assert render.far(none) == "checking [--------------------]   0% of 1.0 GiB, 0 B/s"
     with closing(SQLiteReader(lived.config.state_dir)) as reader:
-        lines = queue(reader, progress={drops(lived)[1].id: half})
+        lines = queue(reader, steps={drops(lived)[1].id: half})
     assert "sending [" in "\n".join(render.queue(lines, 200.0))
-    assert render.queue_member(lines[0])["progress"]["done"] == 512 << 20
+    assert render.queue_member(lines[0])["step"] == {
+        "what": "upload",
+        "done": 512 << 20,
+        "total": 1 << 30,
+        "seconds": 100.0,
+        "rate": 5368709,
+        "left_s": 100.0,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------ why a path

@@ -43,7 +43,7 @@ def patient(scene: Scene, **changes: object) -> Patient:
     known = Patient(
         config=scene.config,
         ledger=None,
-        health=Health(running=False, progress={}),
+        health=Health(running=False, steps={}),
         version=__version__,
         units=[scene.at / "units"],
     )
@@ -484,7 +484,7 @@ def test_a_unit_in_etc_stands_before_the_packages_own(tmp_path: Path) -> None:
 
 def test_the_daemon_by_its_own_word(scene: Scene) -> None:
     """A fault of the machine is one here; another version is a warning; one that cannot be asked is a note."""
-    running = Health(running=True, version=__version__, progress={})
+    running = Health(running=True, version=__version__, steps={})
     for health, severity in (
         (running, Severity.OK),
         (replace(running, fault="disk full"), Severity.FAULT),

@@ -146,7 +146,6 @@ def test_after_a_lost_answer_nobody_asks_again_without_looking(scene: Scene, san
         ({"kind": "status", "status": 503}, "it is busy"),
         ({"kind": "status", "status": 307, "headers": {"Location": "https://x.example.com/"}}, "not the right address"),
         ({"kind": "login_redirect"}, "does not know the key"),
-        ({"kind": "drop_before"}, "was not created"),
     ],
 )
 def test_what_was_surely_not_created_can_be_asked_for_again(
@@ -159,6 +158,16 @@ def test_what_was_surely_not_created_can_be_asked_for_again(
     assert says in err
     assert KEY not in err
     assert created(sandbox) == []
+    assert ask(scene, *BY_NAME)[0] == 0
+
+
+def test_a_server_that_is_away_was_not_asked(scene: Scene, sandbox: Sandbox) -> None:
+    """Nothing left this machine, so nothing is in the way later."""
+    sandbox.close()
+    code, _, err = ask(scene, *BY_NAME)
+    assert code == 1
+    assert "refuses connections" in err
+    sandbox.start()
     assert ask(scene, *BY_NAME)[0] == 0
 
 

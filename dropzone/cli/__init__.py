@@ -13,8 +13,7 @@ from dropzone import __version__
 from dropzone.cli import asking, care, orders, render, segments, settings
 from dropzone.cli.completing import SHELLS
 from dropzone.cli.exits import Exit, table
-from dropzone.cli.settings import key_warnings
-from dropzone.cli.shared import Context, now
+from dropzone.cli.shared import Context
 from dropzone.cli.text import colour
 from dropzone.errors import ConfigError, DropzoneError, OperatorError
 
@@ -83,13 +82,12 @@ def run(ctx: click.Context, once: bool) -> None:
     path = ctx.obj.path
     config = load(path)
     journal = Journal()
-    for warning in key_warnings(config, now()):
-        journal.warn(warning)
     with running(path, config, journal) as daemon:
         daemon.run(once=once)
         if once:
-            left, waiting = daemon.left_over()
-            ctx.exit(Exit.LEFT_OVER if left else Exit.TEMPORARY if waiting else Exit.DONE)
+            left = daemon.left_over()
+            waiting = Exit.PAUSED if left.paused else Exit.TEMPORARY if left.waiting else Exit.DONE
+            ctx.exit(Exit.LEFT_OVER if left.failed else waiting)
 
 
 @cli.command()

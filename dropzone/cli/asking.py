@@ -13,7 +13,8 @@ from dropzone import operate, receipt
 from dropzone.cli import render
 from dropzone.cli.completing import complete_folder, complete_id
 from dropzone.cli.exits import Exit
-from dropzone.cli.shared import AS_JSON, key_days, now, repeat, watching
+from dropzone.cli.shared import AS_JSON, now, repeat, watching
+from dropzone.config import key_days_left
 from dropzone.drop import FINISHED, State
 
 
@@ -43,7 +44,7 @@ def status(ctx: click.Context, watch: bool, every: float, as_json: bool) -> None
     with closing(open_ledger(seen)) as ledger:
 
         def look() -> operate.Overview:
-            accounts = {name: key_days(created, now()) for name, created in seen.accounts.items()}
+            accounts = {name: key_days_left(created, now()) for name, created in seen.accounts.items()}
             return operate.overview(ledger, folders=seen.folders, accounts=accounts, health=ask_health(seen))
 
         if watch and not as_json:
@@ -87,7 +88,7 @@ def queue(
     with closing(open_ledger(seen)) as ledger:
 
         def look() -> list[operate.Queued]:
-            return operate.queue(ledger, states=states, folder=folder, progress=ask_health(seen).progress)
+            return operate.queue(ledger, states=states, folder=folder, steps=ask_health(seen).steps)
 
         def lines() -> Iterable[str]:
             drops = look()
@@ -129,14 +130,14 @@ def show(ctx: click.Context, id: str, watch: bool, every: float, as_json: bool) 
 
         def lines() -> tuple[Iterable[str], bool]:
             shown = look()
-            return render.show(shown, now()), shown.drop.state in FINISHED
+            return render.show(shown), shown.drop.state in FINISHED
 
         if watch and not as_json:
             repeat(lines, every_s=every)
         elif as_json:
             render.json_lines([render.show_member(look())])
         else:
-            render.say(render.show(look(), now()))
+            render.say(render.show(look()))
 
 
 @click.command()

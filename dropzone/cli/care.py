@@ -35,7 +35,7 @@ def doctor(ctx: click.Context, online: bool, as_json: bool) -> None:
 
     \b
     Example:
-      sudo dropzone -c /etc/dropzone/dropzone.yaml doctor --online
+      dropzone -c /etc/dropzone/dropzone.yaml doctor --online
     """
     from dropzone.operate.doctor import Patient, Severity, examine
     from dropzone.wiring import ask_health, find_ledger

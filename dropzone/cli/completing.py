@@ -37,6 +37,11 @@ def complete_account(ctx: click.Context, _: click.Parameter, incomplete: str) ->
     return _names(incomplete, lambda: _context(ctx).glance().accounts)
 
 
+def complete_place(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of accounts and folders."""
+    return _names(incomplete, lambda: [*_context(ctx).glance().accounts, *_context(ctx).glance().folders])
+
+
 def _names(incomplete: str, names: Callable[[], Iterable[str]]) -> list[CompletionItem]:
     try:
         return [CompletionItem(name) for name in names() if name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""The orders on drops: hold, release, retry, accept, discard. All take their drops in the same way."""
+"""The orders: hold, release, retry, accept, discard on drops; pause and resume of accounts and folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from dropzone import operate
 from dropzone.cli import render
-from dropzone.cli.completing import complete_id
+from dropzone.cli.completing import complete_id, complete_place
 from dropzone.cli.exits import Exit
 from dropzone.errors import OperatorError
 
@@ -39,6 +39,8 @@ def add_to(group: click.Group) -> None:
     """Add a command for each order to `group`."""
     for what in _ORDERS:
         _add(group, what)
+    group.add_command(pause)
+    group.add_command(resume)
 
 
 def _add(group: click.Group, what: str) -> None:
@@ -84,3 +86,64 @@ def _ask_back(what: str, count: int) -> None:
     if not sys.stdin.isatty():
         raise OperatorError(f"{question} Nobody can be asked here", "Add --yes")
     click.confirm(question, abort=True)
+
+
+# --------------------------------------------------------------------------------------------- accounts and folders
+
+_NAMES = click.argument("names", metavar="ACCOUNT|FOLDER…", nargs=-1, required=True, shell_complete=complete_place)
+
+
+@click.command()
+@_NAMES
+@click.option("--why", default="", metavar="TEXT", help="The reason, for `status` and `queue`.")
+@click.pass_context
+def pause(ctx: click.Context, names: tuple[str, ...], why: str) -> None:
+    """Offer nothing more of an account or a folder until it is resumed; files are taken over and checked all the same.
+
+    A name that both have is written as account:NAME or folder:NAME. What is being sent now is sent to its end.
+
+    \b
+    Example:
+      dropzone pause acme-signups --why "wrong campaign"
+    """
+    _change(ctx.obj.glance(), "pause", names, why)
+
+
+@click.command()
+@_NAMES
+@click.pass_context
+def resume(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Go on with an account or a folder at once, whether a person has paused it or dropzone itself.
+
+    \b
+    Example:
+      dropzone resume main
+    """
+    _change(ctx.obj.glance(), "resume", names, "")
+
+
+def _change(seen: Glance, what: str, names: tuple[str, ...], why: str) -> None:
+    from dropzone import wiring
+
+    places = [_place(seen, name) for name in names]  # all of them before the first is changed
+    for kind, name in places:
+        wiring.change(seen, what, kind, name, why)
+        click.echo(f"{kind} {name}: {what}d")
+
+
+def _place(seen: Glance, text: str) -> tuple[str, str]:
+    """``account`` or ``folder``, and its name. Raises OperatorError."""
+    kind, colon, name = text.partition(":")
+    known = {"account": list(seen.accounts), "folder": list(seen.folders)}
+    fits = [
+        (each, name if colon else text)
+        for each, names in known.items()
+        if (name if colon else text) in names and (not colon or each == kind)
+    ]
+    if len(fits) == 1:
+        return fits[0]
+    shown = render.one_line(text)
+    if fits:
+        raise OperatorError(f"{shown} is an account and a folder", f"Write account:{shown} or folder:{shown}")
+    hint = f"Accounts: {', '.join(known['account'])}. Folders: {', '.join(known['folder'])}"
+    raise OperatorError(f"no account and no folder is called {shown}", render.one_line(hint))

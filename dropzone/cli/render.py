@@ -7,6 +7,7 @@ a partner or a server chose (names, reasons, cells) goes through `printable` or 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dropzone import receipt
+from dropzone.account import Condition
 from dropzone.cli.text import Column, Row, age, bar, below, many, pad, screen_width, size, table
 from dropzone.drop import Report, State
 from dropzone.errors import printable
 from dropzone.ledger import Attempt, SegmentFacts
-from dropzone.operate import AGES, AccountStatus, Ages, FolderStatus, Health, Overview, Progress, Queued, Shown
+from dropzone.operate import AGES, AccountStatus, Ages, FolderStatus, Health, Overview, Queued, Shown
+from dropzone.progress import Step
 
 if TYPE_CHECKING:  # loads the folders and the settings, which most commands do without
     from dropzone.operate.finding import Finding
@@ -102,8 +105,8 @@ def _queue_row(line: Queued, now: float) -> Row:
     drop = line.drop
     mark = MARKS[drop.state]
     sentences = []
-    if line.progress:
-        sentences.append(far(line.progress, now))
+    if line.step:
+        sentences.append(far(line.step))
     elif line.reason:
         sentences.append(receipt.harmless(line.reason))
     return Row(
@@ -130,16 +133,22 @@ def _next(line: Queued, now: float) -> str:
         return "a person"
     if line.drop.state is not State.QUEUED:
         return "now"
-    return "now" if line.due_at <= now else f"in {age(line.due_at - now)}"
+    return when(line.due_at, now)
 
 
-def far(progress: Progress, now: float) -> str:
+def when(due_at: float, now: float) -> str:
+    """When something is due: ``now``, ``in 5m``, or once a person says so."""
+    if math.isinf(due_at):
+        return "a person"
+    return "now" if due_at <= now else f"in {age(due_at - now)}"
+
+
+def far(step: Step) -> str:
     """How far a step is: a bar, the share, the rate and the time left."""
-    what = {"check": "checking", "send": "sending"}.get(progress.step, progress.step)
-    share = progress.done / progress.total if progress.total else 0.0
-    left_s = progress.left_s(now)
-    left = f", {age(left_s)} left" if left_s is not None else ""
-    return f"{what} [{bar(share)}] {share:4.0%} of {size(progress.total)}, {size(progress.rate(now))}/s{left}"
+    what = {"check": "checking", "upload": "sending"}.get(step.what, step.what)
+    share = step.done / step.total if step.total else 0.0
+    left = f", {age(step.left_s)} left" if step.left_s is not None else ""
+    return f"{what} [{bar(share)}] {share:4.0%} of {size(step.total)}, {size(step.rate)}/s{left}"
 
 
 def ages(counted: Sequence[Ages]) -> Iterator[str]:
@@ -167,12 +176,19 @@ def ages_member(line: Ages) -> dict[str, Any]:
 def queue_member(line: Queued) -> dict[str, Any]:
     """The JSON form of one line of the queue."""
     plain = receipt.as_dict(line.drop)
-    return plain | {"due_at": receipt.stamp(line.due_at), "progress": progress_member(line.progress)}
+    return plain | {
+        "due_at": _stamp(line.due_at),
+        "reason": receipt.harmless(line.reason),
+        "step": step_member(line.step),
+    }
 
 
-def progress_member(progress: Progress | None) -> dict[str, Any] | None:
-    """The JSON form of how far a step is; null where nothing is under way."""
-    return asdict(progress) | {"since": receipt.stamp(progress.since)} if progress else None
+def step_member(step: Step | None) -> dict[str, Any] | None:
+    """The JSON form of what is under way; null where nothing is."""
+    if step is None:
+        return None
+    members = {"what": step.what, "done": step.done, "total": step.total}
+    return members | {"seconds": round(step.seconds, 3), "rate": round(step.rate), "left_s": step.left_s}
 
 
 # ---------------------------------------------------------------------------------------------------- everything
@@ -219,12 +235,14 @@ def _health(health: Health, now: float) -> Iterator[str]:
 
 def _account(account: AccountStatus, now: float) -> Iterator[str]:
     facts = account.facts
-    waits = facts.wait_until > now
+    ready = facts.condition is Condition.READY
     accepted = f"last accepted {age(now - facts.accepted_at)} ago" if facts.accepted_at else "nothing accepted yet"
-    mark = click.style("!", fg="yellow") if waits else click.style("+", fg="green")
-    until = f", tried again in {age(facts.wait_until - now)}" if waits else ""
-    yield f"{mark} account {account.name}: {accepted}{until}{_key(account.key_days)}"
-    if waits:
+    mark = click.style("+", fg="green") if ready else click.style("!", fg="red" if facts.probing else "yellow")
+    since = "" if ready else f" for {age(now - facts.since)}, tried again: {when(now + facts.wait_s(now), now)}"
+    if not ready and math.isinf(facts.until):
+        since = f" for {age(now - facts.since)}, until: dropzone resume {account.name}"
+    yield f"{mark} account {account.name} is {facts.condition}{since}; {accepted}{_key(account.key_days)}"
+    if not ready:
         yield from below(receipt.harmless(facts.why))
 
 
@@ -235,7 +253,7 @@ def _key(days: int | None) -> str:
 
 
 def _folder_row(folder: FolderStatus, now: float) -> Row:
-    mark = "!" if folder.held else "·" if folder.waiting else "+" if folder.accepted else ""
+    mark = "!" if folder.held or folder.pause else "·" if folder.waiting else "+" if folder.accepted else ""
     accepted = folder.accepted
     return Row(
         cells=(
@@ -244,13 +262,20 @@ def _folder_row(folder: FolderStatus, now: float) -> Row:
             str(folder.waiting or "-"),
             age(now - folder.oldest_at) if folder.oldest_at is not None else "-",
             str(folder.held or "-"),
-            "-" if folder.next_at is None else "now" if folder.next_at <= now else f"in {age(folder.next_at - now)}",
+            "-" if folder.next_at is None else "a person" if folder.pause else when(folder.next_at, now),
             f"{age(now - accepted.at)} ago" if accepted else "never",
             f"{accepted.rows:,}" if accepted else "-",
         ),
         colour=COLOURS.get(mark),
-        below=() if folder.configured else ("the configuration does not have this folder any more",),
+        below=[*_folder_notes(folder)],
     )
+
+
+def _folder_notes(folder: FolderStatus) -> Iterator[str]:
+    if folder.pause:
+        yield f"{receipt.harmless(folder.pause.why)}; it goes on with: dropzone resume {printable(folder.name)}"
+    if not folder.configured:
+        yield "the configuration does not have this folder any more"
 
 
 def status_members(seen: Overview) -> Iterator[dict[str, Any]]:
@@ -265,7 +290,7 @@ def status_members(seen: Overview) -> Iterator[dict[str, Any]]:
         "pid": health.pid,
         "since": _stamp(health.since),
         "fault": one_line(health.fault),
-        "progress": {id: progress_member(progress) for id, progress in health.progress.items()},
+        "steps": {id: step_member(step) for id, step in health.steps.items()},
     }
     for account in seen.accounts:
         facts = account.facts
@@ -273,7 +298,9 @@ def status_members(seen: Overview) -> Iterator[dict[str, Any]]:
             "version": 1,
             "kind": "account",
             "account": account.name,
-            "wait_until": _stamp(facts.wait_until or None),
+            "condition": facts.condition.value,
+            "condition_since": None if facts.condition is Condition.READY else _stamp(facts.since),
+            "until": None if facts.condition is Condition.READY else _stamp(facts.until),
             "why": receipt.harmless(facts.why),
             "accepted_at": _stamp(facts.accepted_at),
             "key_days": account.key_days,
@@ -290,6 +317,7 @@ def status_members(seen: Overview) -> Iterator[dict[str, Any]]:
             "oldest_at": _stamp(folder.oldest_at),
             "next_at": _stamp(folder.next_at),
             "accepted": _accepted_member(folder.accepted),
+            "pause": receipt.harmless(folder.pause.why) if folder.pause else None,
         }
 
 
@@ -298,13 +326,13 @@ def _accepted_member(facts: SegmentFacts | None) -> dict[str, Any] | None:
 
 
 def _stamp(at: float | None) -> str | None:
-    return receipt.stamp(at) if at is not None else None
+    return receipt.stamp(at) if at is not None and math.isfinite(at) else None  # never is no time
 
 
 # ------------------------------------------------------------------------------------------------------ one drop
 
 
-def show(shown: Shown, now: float) -> Iterator[str]:
+def show(shown: Shown) -> Iterator[str]:
     """All about one drop: what the log would say, with the time between events, the attempts, and where the file is."""
     first, *why = receipt.head(shown.drop)
     yield click.style(first, bold=True)
@@ -314,8 +342,8 @@ def show(shown: Shown, now: float) -> Iterator[str]:
         if title:
             yield click.style(title, bold=True)
         yield from _timeline(shown) if title == receipt.HAPPENED else (f"  {line}" for line in lines)
-    if shown.progress:
-        yield "\n  now " + far(shown.progress, now)
+    if shown.step:
+        yield "\n  now " + far(shown.step)
     if shown.attempts:
         yield "\n" + click.style("Attempts", bold=True)
         yield from (f"  {line}" for line in table(_ATTEMPTS, [_attempt_row(attempt) for attempt in shown.attempts]))
@@ -359,7 +387,7 @@ def show_member(shown: Shown) -> dict[str, Any]:
         "events": [receipt.event_as_dict(entry) for entry in shown.history],
         "attempts_made": [attempt_member(attempt) for attempt in shown.attempts],
         "file": one_line(str(shown.path)) if shown.path else None,
-        "progress": progress_member(shown.progress),
+        "step": step_member(shown.step),
     }
 
 

@@ -10,7 +10,7 @@ import click
 from dropzone import config as configuration
 from dropzone.cli import render
 from dropzone.cli.exits import Exit
-from dropzone.cli.shared import AS_JSON, key_days, now
+from dropzone.cli.shared import AS_JSON, now
 from dropzone.errors import ConfigError, DropzoneError, Problem
 
 if TYPE_CHECKING:
@@ -26,13 +26,8 @@ def add_to(group: click.Group) -> None:
 
 def key_warnings(config: Config, at: float) -> list[str]:
     """A sentence for each key that ends within 30 days of `at`, or has ended."""
-    warnings = []
-    for account in config.accounts.values():
-        days = key_days(account.key_created, at)
-        if days is not None and days <= _WARNING_DAYS:
-            when = f"ends in {days} days" if days > 0 else "has ended"
-            warnings.append(f"the API key of account {account.name} {when}: make a new one and set key_created")
-    return warnings
+    left = [(account, account.key_days_left(at)) for account in config.accounts.values()]
+    return [account.key_warning(days) for account, days in left if days is not None and days <= _WARNING_DAYS]
 
 
 @click.group()

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from dropzone.cli.text import colour
 if TYPE_CHECKING:
     from dropzone.config import Config, Glance
 
-KEY_DAYS = 365  # OptiPub's keys end after one year
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of text.")
 
 
@@ -56,13 +54,6 @@ class Context:
         from dropzone.wiring import glance
 
         return glance(self.path)
-
-
-def key_days(created: date | None, now: float) -> int | None:
-    """Days that a key made on `created` has left; None where nobody said when that was."""
-    if created is None:
-        return None
-    return KEY_DAYS - (int(now // 86400) - (created.toordinal() - date(1970, 1, 1).toordinal()))
 
 
 def repeat(lines: Callable[[], tuple[Iterable[str], bool]], *, every_s: float) -> None:

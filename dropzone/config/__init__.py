@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dropzone.config.loading import load
     from dropzone.config.model import Account, Config, Create, Folder, Guards, Retention, Retry, Timeouts, Unmade
     from dropzone.config.secret import Secret
+    from dropzone.config.terms import DEPARTING, key_days_left
     from dropzone.config.units import Share
 
 _HOMES = {
@@ -26,10 +27,12 @@ _HOMES = {
     "loading": ("load",),
     "model": ("Account", "Config", "Create", "Folder", "Guards", "Retention", "Retry", "Timeouts", "Unmade"),
     "secret": ("Secret",),
+    "terms": ("DEPARTING", "key_days_left"),
     "units": ("Share",),
 }
 
 __all__ = [
+    "DEPARTING",
     "Account",
     "Config",
     "Create",
@@ -46,6 +49,7 @@ __all__ = [
     "effective",
     "example",
     "glance",
+    "key_days_left",
     "load",
     "schema",
 ]

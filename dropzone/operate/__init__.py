@@ -19,7 +19,6 @@ from dropzone.operate.asking import (
     FolderStatus,
     Health,
     Overview,
-    Progress,
     Queued,
     Shown,
     ages,
@@ -29,7 +28,7 @@ from dropzone.operate.asking import (
     queue,
     show,
 )
-from dropzone.operate.ordering import ORDERS, find_drops_for, order
+from dropzone.operate.ordering import ORDERS, find_drops_for, order, pause, resume
 
 __all__ = [
     "AGES",
@@ -40,7 +39,6 @@ __all__ = [
     "FolderStatus",
     "Health",
     "Overview",
-    "Progress",
     "Queued",
     "Shown",
     "ages",
@@ -49,6 +47,8 @@ __all__ = [
     "get_drop",
     "order",
     "overview",
+    "pause",
     "queue",
+    "resume",
     "show",
 ]

@@ -6,39 +6,23 @@ there in a quarter of a second. A daemon is asked only for what it alone knows: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from dropzone.account import AccountFacts, Condition
 from dropzone.drop import FINISHED, Drop, Entry, State
 from dropzone.errors import OperatorError, printable
-from dropzone.ledger import AccountFacts, Attempt, Reader, SegmentFacts, Standing
+from dropzone.ledger import Attempt, Pause, Reader, SegmentFacts, Standing
+from dropzone.progress import Step
 
 OPEN_STATES = tuple(state for state in State if state not in FINISHED)
 _FOR_A_PERSON = (State.HELD, State.UNKNOWN)
 
 
 # --------------------------------------------------------------------------------------------------- the daemon
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far the daemon is with a drop. `step` is ``check`` or ``send``; `done` and `total` are bytes."""
-
-    step: str
-    done: int
-    total: int
-    since: float  # when the step began, in seconds since the epoch
-
-    def rate(self, now: float) -> float:
-        """Bytes a second so far."""
-        return self.done / max(now - self.since, 0.001)
-
-    def left_s(self, now: float) -> float | None:
-        """Seconds that the rest takes at this rate; None while nobody can say."""
-        rate = self.rate(now)
-        return (self.total - self.done) / rate if rate > 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +35,19 @@ class Health:
     since: float | None = None  # when it started, in seconds since the epoch
     fault: str = ""  # of the machine, for which intake and sending pause
     unasked: str = ""  # why a daemon that runs could not be asked
-    progress: dict[str, Progress]  # by drop ID
+    steps: dict[str, Step]  # what is under way, by drop ID
 
     @classmethod
     def read(cls, answer: dict[str, Any] | None) -> Health:
         """What the control socket answered; None where nobody listens there."""
         if answer is None:
-            return cls(running=False, progress={})
+            return cls(running=False, steps={})
         if "error" in answer:
-            return cls(running=True, unasked=str(answer["error"]), progress={})
-        progress = {
-            str(each["id"]): Progress(
-                step=str(each["step"]), done=int(each["done"]), total=int(each["total"]), since=float(each["since"])
-            )
-            for each in answer.get("running", ())
+            return cls(running=True, unasked=str(answer["error"]), steps={})
+        names = {field.name for field in fields(Step)}  # a newer daemon may tell more
+        steps = {
+            id: Step(**{name: value for name, value in step.items() if name in names})
+            for id, step in answer.get("steps", {}).items()
         }
         return cls(
             running=True,
@@ -72,7 +55,7 @@ class Health:
             pid=answer.get("pid"),
             since=answer.get("since"),
             fault=str(answer.get("fault", "")),
-            progress=progress,
+            steps=steps,
         )
 
 
@@ -85,17 +68,22 @@ class Queued:
 
     drop: Drop
     account: AccountFacts
-    progress: Progress | None = None
+    pause: Pause | None = None  # of its folder, by a person
+    step: Step | None = None
 
     @property
     def due_at(self) -> float:
-        """When it is looked at again, in seconds since the epoch."""
-        return max(self.drop.due_at, self.account.wait_until)
+        """When it is looked at again, in seconds since the epoch; infinite where a person must say so."""
+        if self.pause:
+            return math.inf
+        return self.drop.due_at if self.account.condition is Condition.READY else self.account.until
 
     @property
     def reason(self) -> str:
         """Why it waits, as one sentence, or an empty string."""
-        return self.account.why if self.account.wait_until > self.drop.due_at else self.drop.reason
+        if self.pause:
+            return f"its folder is {self.pause.why}"
+        return self.drop.reason if self.account.condition is Condition.READY else self.account.why
 
 
 def queue(
@@ -103,17 +91,18 @@ def queue(
     *,
     states: Sequence[State] = OPEN_STATES,
     folder: str | None = None,
-    progress: dict[str, Progress] | None = None,
+    steps: Mapping[str, Step] | None = None,
 ) -> list[Queued]:
-    """The drops in `states` (those that are not finished), oldest first; `progress` by ID, as the daemon told it."""
+    """The drops in `states` (those that are not finished), oldest first; `steps` by ID, as the daemon told them."""
     drops = ledger.find_drops(states=states, folder=folder)
     facts = {account: ledger.account_facts(account) for account in {drop.account for drop in drops}}
-    nothing, far = AccountFacts(), progress or {}
+    pauses, under_way, ready = ledger.paused_folders(), steps or {}, AccountFacts()
     return [
         Queued(
             drop=drop,
-            account=facts[drop.account] if drop.state is State.QUEUED else nothing,
-            progress=far.get(drop.id),
+            account=facts[drop.account] if drop.state is State.QUEUED else ready,
+            pause=pauses.get(drop.folder) if drop.state is State.QUEUED else None,
+            step=under_way.get(drop.id),
         )
         for drop in drops
     ]
@@ -156,6 +145,7 @@ class FolderStatus:
     held: int  # drops that wait for a person
     next_at: float | None  # when the next of the waiting ones is due
     accepted: SegmentFacts | None  # what was accepted last
+    pause: Pause | None  # by a person
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,12 +171,13 @@ def overview(ledger: Reader, *, folders: Sequence[str], accounts: dict[str, int 
     standings: dict[str, list[Standing]] = {}
     for standing in ledger.standings():
         standings.setdefault(standing.folder, []).append(standing)
-    accepted = ledger.accepted_last()
+    accepted, pauses = ledger.accepted_last(), ledger.paused_folders()
     names = [*folders, *sorted(standings.keys() - set(folders))]
     return Overview(
         health=health,
         folders=tuple(
-            _stands(name, standings.get(name, []), accepted.get(name), configured=name in folders) for name in names
+            _stands(name, standings.get(name, []), accepted.get(name), pauses.get(name), configured=name in folders)
+            for name in names
         ),
         accounts=tuple(
             AccountStatus(name=name, facts=ledger.account_facts(name), key_days=days) for name, days in accounts.items()
@@ -195,7 +186,7 @@ def overview(ledger: Reader, *, folders: Sequence[str], accounts: dict[str, int 
 
 
 def _stands(
-    name: str, standings: Sequence[Standing], accepted: SegmentFacts | None, *, configured: bool
+    name: str, standings: Sequence[Standing], accepted: SegmentFacts | None, pause: Pause | None, *, configured: bool
 ) -> FolderStatus:
     held = [standing for standing in standings if standing.state in _FOR_A_PERSON]
     waiting = [standing for standing in standings if standing.state not in _FOR_A_PERSON]
@@ -208,6 +199,7 @@ def _stands(
         held=sum(standing.count for standing in held),
         next_at=min((standing.due_at for standing in waiting), default=None),
         accepted=accepted,
+        pause=pause,
     )
 
 
@@ -222,7 +214,7 @@ class Shown:
     history: Sequence[Entry]
     attempts: Sequence[Attempt]
     path: Path | None
-    progress: Progress | None = None
+    step: Step | None = None
 
 
 def get_drop(ledger: Reader, id: str) -> Drop:
@@ -249,7 +241,7 @@ def show(ledger: Reader, id: str, *, health: Health | None = None) -> Shown:
         history=tuple(ledger.history(drop.id)),
         attempts=tuple(ledger.attempts(drop.id)),
         path=where_is(drop),
-        progress=health.progress.get(drop.id) if health else None,
+        step=health.steps.get(drop.id) if health else None,
     )
 
 

@@ -5,6 +5,7 @@ An order is one event on the ledger; what follows from it the pipeline does, whe
 
 from __future__ import annotations
 
+from dropzone.account import paused_by, resumed
 from dropzone.drop import (
     Accepted,
     Discarded,
@@ -16,13 +17,12 @@ from dropzone.drop import (
     Resent,
     Retried,
     State,
-    Withheld,
 )
 from dropzone.errors import OperatorError
-from dropzone.ledger import Ledger, Reader
+from dropzone.ledger import Ledger, Pause, Reader
 from dropzone.operate.asking import where_is
+from dropzone.policy import UNSURE, held, settings_of
 
-_UNSURE = ("unknown", "no record")  # guards of drops that OptiPub may have already
 ORDERS = ("hold", "release", "retry", "accept", "discard")
 
 
@@ -36,6 +36,23 @@ def order(ledger: Ledger, what: str, drop: Drop, *, by: str, why: str, at: float
     return ledger.commit(drop.id, event, at=at), event
 
 
+def pause(ledger: Ledger, kind: str, name: str, *, by: str, why: str, at: float) -> None:
+    """Offer nothing more of an account (or, with `kind` ``folder``, of a folder) until a person resumes it."""
+    why = f"paused by {by}{': ' if why else ''}{why}"
+    if kind == "folder":
+        ledger.change_folder(name, Pause(by=by, why=why, at=at), by=by, at=at)
+    else:
+        ledger.change_account(name, lambda facts: paused_by(facts, why, at=at), order="pause", by=by, at=at)
+
+
+def resume(ledger: Ledger, kind: str, name: str, *, by: str, at: float) -> None:
+    """Go on with an account or a folder, whatever it waited for."""
+    if kind == "folder":
+        ledger.change_folder(name, None, by=by, at=at)
+    else:
+        ledger.change_account(name, lambda facts: resumed(facts, at=at), order="resume", by=by, at=at)
+
+
 def find_drops_for(ledger: Reader, what: str) -> list[Drop]:
     """All drops that `what` could be ordered for, oldest first: what ``ALL`` means."""
     states = {
@@ -46,14 +63,14 @@ def find_drops_for(ledger: Reader, what: str) -> list[Drop]:
         "discard": (State.HELD,),
     }[what]
     drops = ledger.find_drops(states=states)
-    return [drop for drop in drops if what != "accept" or drop.guard in _UNSURE]
+    return [drop for drop in drops if what != "accept" or drop.guard in UNSURE]
 
 
 def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: float) -> Event:
-    unsure = drop.guard in _UNSURE
+    unsure = drop.guard in UNSURE
     match what, drop.state:
         case "hold", State.QUEUED:
-            return Withheld(guard="operator", why=why or f"held by {by}")
+            return held(settings_of(drop), "operator", why or f"held by {by}")
         case "release", State.HELD if unsure:
             hint = f"Look there; then 'dropzone accept {drop.id}', or 'dropzone retry {drop.id}' to send it again"
             raise OperatorError(f"{drop.id} may be in OptiPub already", hint)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from dropzone.config import Account, Config
 from dropzone.errors import DropzoneError
 from dropzone.operate.doctor.remarks import Remark, fault, note, of_error, ok, warning
 
-_KEY_DAYS = 365  # OptiPub's keys end after a year
 _WARN_DAYS = 30
 _CERTIFICATE_DAYS = 14
 
@@ -36,11 +34,11 @@ def _key(subject: str, account: Account, *, acting: bool) -> Remark:
 
 
 def _age(subject: str, account: Account, now: float) -> Iterator[Remark]:
-    if account.key_created is None:
+    days = account.key_days_left(now)
+    if days is None:
         what = "nobody has said when its key was made, so nobody is warned before it ends"
         yield note(subject, what, "set key_created: to that day")
         return
-    days = _KEY_DAYS - (datetime.fromtimestamp(now, UTC).date() - account.key_created).days
     mend = "make a new key in OptiPub, put it where api_key: points, and set key_created:"
     if days <= 0:
         yield fault(subject, "its key is more than a year old: OptiPub does not know it any more", mend)
