@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-from dropzone.account import AccountFacts, Condition, hastened
+from dropzone.account import Condition, hastened
 from dropzone.alarms import Alarms, Voice
 from dropzone.config import Config
 from dropzone.drop import Accepted, Deferred, Drop, Event, Lost, Refused, State
@@ -178,7 +178,7 @@ class Daemon:
         if drop.state is State.FAILED:
             self._failed += 1
         if isinstance(event, Accepted | Refused | Deferred | Lost):
-            self._note_account(drop.account, self._ledger.account_facts(drop.account))
+            self._gates.note(drop.account, self._ledger.account_facts(drop.account))
 
     def left_over(self) -> Left:
         """What this run leaves behind."""
@@ -220,23 +220,20 @@ class Daemon:
         self._hurry(drop.lane)
         return drop
 
-    def note_change(self, kind: str, name: str) -> None:
-        """A person has paused or resumed an account (or, with `kind` ``folder``, a folder): go by that at once."""
-        if kind == "folder":
-            self._paused_folders = dict(self._ledger.paused_folders())
-        else:
-            self._note_account(name, self._ledger.account_facts(name))
+    def switch(self, kind: str, name: str, carry_out: Callable[[], None]) -> None:
+        """Have an account or a folder paused or resumed, and act on it at once. Belongs to the loop's thread."""
+        carry_out()
+        self._paused_folders = dict(self._ledger.paused_folders())
+        if kind == "account":
+            self._gates.note(name, self._ledger.account_facts(name))
+            for _, lane, _ in self._lanes.heads(name, self._monotonic()):
+                self._lanes.hurry(lane)
         self._lanes.wake()
-        for _, lane, _ in self._lanes.heads(name, self._monotonic()) if kind == "account" else ():
-            self._lanes.hurry(lane)
 
     @property
     def fault(self) -> str:
         """The fault of the machine for which intake and sending pause, or an empty string."""
         return self._fault
-
-    def _note_account(self, name: str, facts: AccountFacts) -> None:
-        self._gates.note(name, facts)
 
     def _hasten(self, names: Iterable[str]) -> None:
         """Have these accounts tried at once: something is new that may have mended them."""

@@ -197,23 +197,21 @@ def order(config: Config | Glance, what: str, ids: list[str], why: str) -> Itera
                 yield operate.get_drop(reader, id)
 
 
-def change(config: Config | Glance, what: str, kind: str, name: str, why: str) -> None:
-    """Have an account or a folder paused or resumed, by the daemon or, where none runs, here.
+def switch(config: Config | Glance, what: str, text: str, why: str) -> tuple[str, str]:
+    """Pause or resume (`what`) the account or folder that `text` means, by the daemon or, where none runs, here.
 
-    Raises OperatorError, LedgerError and FolderError.
+    Returns ``account`` or ``folder``, and its name. Raises OperatorError, LedgerError and FolderError.
     """
     from dropzone.control import ask, user_name
 
+    kind, name = operate.find_place(config, text)
     answer = ask(config.state_dir, {"order": what, "kind": kind, "id": name, "why": why})
     if answer is None:
-        by, at = user_name(os.getuid()), time.time()
         with _own_ledger(config.state_dir) as ledger:
-            if what == "pause":
-                operate.pause(ledger, kind, name, by=by, why=printable(why), at=at)
-            else:
-                operate.resume(ledger, kind, name, by=by, at=at)
+            operate.switch(ledger, what, kind, name, by=user_name(os.getuid()), why=printable(why), at=time.time())
     elif "error" in answer:
         raise OperatorError(answer["error"], answer.get("hint", ""))
+    return kind, name
 
 
 def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str) -> dict[str, str]:
@@ -311,19 +309,11 @@ def _obedient(daemon: Daemon, ledger: Ledger, board: Board) -> Callable[[dict[st
                 answered.set_result({"error": error.message, "hint": error.hint})
 
         def obey_now() -> dict[str, Any]:
-            match what:
-                case "pause" if kind:
-                    operate.pause(ledger, kind, id, by=by, why=why, at=time.time())
-                    daemon.note_change(kind, id)
-                case "resume" if kind:
-                    operate.resume(ledger, kind, id, by=by, at=time.time())
-                    daemon.note_change(kind, id)
-                case _:
-                    drop = daemon.order(
-                        id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time())
-                    )
-                    return {"state": drop.state}
-            return {}
+            if kind:
+                daemon.switch(kind, id, lambda: operate.switch(ledger, what, kind, id, by=by, why=why, at=time.time()))
+                return {}
+            drop = daemon.order(id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time()))
+            return {"state": drop.state}
 
         daemon.call(carry_out)
         try:

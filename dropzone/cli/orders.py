@@ -106,7 +106,7 @@ def pause(ctx: click.Context, names: tuple[str, ...], why: str) -> None:
     Example:
       dropzone pause acme-signups --why "wrong campaign"
     """
-    _change(ctx.obj.glance(), "pause", names, why)
+    _switch(ctx.obj.glance(), "pause", names, why)
 
 
 @click.command()
@@ -119,31 +119,14 @@ def resume(ctx: click.Context, names: tuple[str, ...]) -> None:
     Example:
       dropzone resume main
     """
-    _change(ctx.obj.glance(), "resume", names, "")
+    _switch(ctx.obj.glance(), "resume", names, "")
 
 
-def _change(seen: Glance, what: str, names: tuple[str, ...], why: str) -> None:
+def _switch(seen: Glance, what: str, names: tuple[str, ...], why: str) -> None:
     from dropzone import wiring
 
-    places = [_place(seen, name) for name in names]  # all of them before the first is changed
-    for kind, name in places:
-        wiring.change(seen, what, kind, name, why)
-        click.echo(f"{kind} {name}: {what}d")
-
-
-def _place(seen: Glance, text: str) -> tuple[str, str]:
-    """``account`` or ``folder``, and its name. Raises OperatorError."""
-    kind, colon, name = text.partition(":")
-    known = {"account": list(seen.accounts), "folder": list(seen.folders)}
-    fits = [
-        (each, name if colon else text)
-        for each, names in known.items()
-        if (name if colon else text) in names and (not colon or each == kind)
-    ]
-    if len(fits) == 1:
-        return fits[0]
-    shown = render.one_line(text)
-    if fits:
-        raise OperatorError(f"{shown} is an account and a folder", f"Write account:{shown} or folder:{shown}")
-    hint = f"Accounts: {', '.join(known['account'])}. Folders: {', '.join(known['folder'])}"
-    raise OperatorError(f"no account and no folder is called {shown}", render.one_line(hint))
+    for name in names:
+        operate.find_place(seen, name)  # all of them are known before the first is changed
+    for name in names:
+        kind, found = wiring.switch(seen, what, name, why)
+        click.echo(f"{kind} {found}: {what}d")

@@ -28,7 +28,7 @@ from dropzone.operate.asking import (
     queue,
     show,
 )
-from dropzone.operate.ordering import ORDERS, find_drops_for, order, pause, resume
+from dropzone.operate.ordering import ORDERS, find_drops_for, find_place, order, switch
 
 __all__ = [
     "AGES",
@@ -44,11 +44,11 @@ __all__ = [
     "ages",
     "check_folder",
     "find_drops_for",
+    "find_place",
     "get_drop",
     "order",
     "overview",
-    "pause",
     "queue",
-    "resume",
     "show",
+    "switch",
 ]

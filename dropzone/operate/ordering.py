@@ -5,6 +5,9 @@ An order is one event on the ledger; what follows from it the pipeline does, whe
 
 from __future__ import annotations
 
+from collections.abc import Container
+from typing import Protocol
+
 from dropzone.account import paused_by, resumed
 from dropzone.drop import (
     Accepted,
@@ -18,7 +21,7 @@ from dropzone.drop import (
     Retried,
     State,
 )
-from dropzone.errors import OperatorError
+from dropzone.errors import OperatorError, printable
 from dropzone.ledger import Ledger, Pause, Reader
 from dropzone.operate.asking import where_is
 from dropzone.policy import UNSURE, held, settings_of
@@ -36,21 +39,45 @@ def order(ledger: Ledger, what: str, drop: Drop, *, by: str, why: str, at: float
     return ledger.commit(drop.id, event, at=at), event
 
 
-def pause(ledger: Ledger, kind: str, name: str, *, by: str, why: str, at: float) -> None:
-    """Offer nothing more of an account (or, with `kind` ``folder``, of a folder) until a person resumes it."""
-    why = f"paused by {by}{': ' if why else ''}{why}"
-    if kind == "folder":
-        ledger.change_folder(name, Pause(by=by, why=why, at=at), by=by, at=at)
-    else:
-        ledger.change_account(name, lambda facts: paused_by(facts, why, at=at), order="pause", by=by, at=at)
+class Places(Protocol):
+    """The names of accounts and folders, as a configuration or a glance at it has them."""
+
+    @property
+    def accounts(self) -> Container[str]: ...
+    @property
+    def folders(self) -> Container[str]: ...
 
 
-def resume(ledger: Ledger, kind: str, name: str, *, by: str, at: float) -> None:
-    """Go on with an account or a folder, whatever it waited for."""
-    if kind == "folder":
-        ledger.change_folder(name, None, by=by, at=at)
-    else:
-        ledger.change_account(name, lambda facts: resumed(facts, at=at), order="resume", by=by, at=at)
+def find_place(places: Places, text: str) -> tuple[str, str]:
+    """``account`` or ``folder``, and the name that `text` means. Raises OperatorError where it is none, or two.
+
+    A name that both have is written as ``account:NAME`` or ``folder:NAME``.
+    """
+    kind, colon, name = text.rpartition(":")
+    known = {"account": places.accounts, "folder": places.folders}
+    fits = [each for each, names in known.items() if name in names and (not colon or each == kind)]
+    if len(fits) == 1:
+        return fits[0], name
+    shown = printable(text)
+    if fits:
+        raise OperatorError(f"{shown} is an account and a folder", f"Write account:{shown} or folder:{shown}")
+    raise OperatorError(f"no account or folder is called {shown}", "'dropzone status' lists what there is")
+
+
+def switch(ledger: Ledger, what: str, kind: str, name: str, *, by: str, why: str, at: float) -> None:
+    """Pause or resume (`what`) an account or a folder (`kind`), and write down who ordered it."""
+    reason = f"paused by {by}{': ' if why else ''}{why}"
+    match what, kind:
+        case "pause", "folder":
+            ledger.change_folder(name, Pause(by=by, why=reason, at=at), by=by, at=at)
+        case "resume", "folder":
+            ledger.change_folder(name, None, by=by, at=at)
+        case "pause", "account":
+            ledger.change_account(name, lambda facts: paused_by(facts, reason, at=at), order=what, by=by, at=at)
+        case "resume", "account":
+            ledger.change_account(name, lambda facts: resumed(facts, at=at), order=what, by=by, at=at)
+        case _:
+            raise OperatorError(f"{what} is no order for a {kind}", "There are pause and resume")
 
 
 def find_drops_for(ledger: Reader, what: str) -> list[Drop]:
