@@ -325,6 +325,12 @@ def _obedient(daemon: Daemon, ledger: Ledger, board: Board) -> Callable[[dict[st
     return obey
 
 
+def _tell_unmade(config: Config, journal: Journal) -> None:
+    for name in config.unmade:
+        why = f"its segment is still to be created: dropzone segment create --folder {name}"
+        journal.warn("a folder is not watched", folder=name, why=why)
+
+
 @contextlib.contextmanager
 def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
     """A daemon on `config`, ready to `run`; holds the state lock, obeys signals, reloads `path` on SIGHUP.
@@ -412,6 +418,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
                 accounts.replace(new)
                 daemon.configure(new)
                 look_out(new)
+                _tell_unmade(new, journal)
                 journal.say("the configuration was read again", file=str(path))
             notify(READY="1")
 
@@ -421,6 +428,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         # Watching begins before the first scan: what comes in between is then seen twice instead of never.
         look_out(config)
         daemon.start()
+        _tell_unmade(config, journal)
         journal.say("watching", folders=len(config.folders), root=str(config.root), version=__version__)
         notify(READY="1", STATUS=f"Watching {len(config.folders)} folders")
         yield daemon

@@ -160,6 +160,40 @@ def test_standings_are_those_of_the_open_drops(lived: Scene) -> None:
         assert [drop.id for drop in reader.find_named("acme", HOSTILE, limit=5)] == [held.id]
 
 
+def test_what_a_person_has_paused_is_told_with_the_way_back(lived: Scene) -> None:
+    """A folder and an account, without a daemon: in status and queue with who and why, until they are resumed."""
+    assert (
+        ask(lived, "pause", "globex", "main", "--why", "wrong list")[1]
+        == "folder globex: paused\naccount main: paused\n"
+    )
+    out = ask(lived, "status")[1]
+    assert "account main is paused" in out
+    assert "until: dropzone resume main" in out
+    assert "it goes on with: dropzone resume globex" in out
+    assert "wrong list" in out
+    (queued,) = objects(lived, "queue", "--state", "queued")
+    assert (queued["due_at"], "wrong list" in queued["reason"]) == (None, True)
+    assert "a person" in ask(lived, "queue", "--state", "queued")[1]
+    account, globex = (objects(lived, "status")[number] for number in (1, 3))
+    assert (account["condition"], account["until"]) == ("paused", None)
+    assert "wrong list" in globex["pause"]
+    assert ask(lived, "resume", "main", "globex")[0] == 0
+    account, globex = (objects(lived, "status")[number] for number in (1, 3))
+    assert (account["condition"], globex["pause"]) == ("ready", None)
+
+
+def test_a_name_that_means_two_things_must_say_which(lived: Scene) -> None:
+    """And one that means nothing changes nothing, whatever else was named."""
+    file = lived.at / "dropzone.yaml"
+    file.write_text(file.read_text().replace("  globex:", "  main: {segment_id: 9, mode: lead}\n  globex:"))
+    code, _, err = ask(lived, "pause", "acme", "main")
+    assert code == 1
+    assert "Write account:main or folder:main" in err
+    assert ask(lived, "pause", "nobody")[0] == 1
+    assert not [each for each in objects(lived, "status") if each.get("pause")]
+    assert ask(lived, "pause", "folder:main")[1] == "folder main: paused\n"
+
+
 # ------------------------------------------------------------------------------------------------------------ ages
 
 

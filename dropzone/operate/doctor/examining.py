@@ -44,6 +44,9 @@ def examine(patient: Patient, *, now: float, online: bool) -> Iterator[Remark]:
     user = daemon_user(config.state_dir, unit.last("User") if unit else "")
     yield from examine_program()
     yield ok("configuration", f"{printable(str(config.file))}: {len(config.folders)} folders, no problems")
+    for name in config.unmade:
+        mend = f"dropzone segment create --folder {name}; systemctl reload dropzone"
+        yield fault(f"folder {name}", "its segment is still to be created, so it is not watched", mend)
     yield from _examine_daemon(patient)
     # What is yielded from in here would let the caller act as another user, too.
     with acting_as(user) as acting:
