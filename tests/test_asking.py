@@ -17,6 +17,7 @@ import pytest
 from console import ask, command, objects, on_terminal
 from scene import KEY, Scene, make_scene
 
+from dropzone import config as configuration
 from dropzone.cli import cli, render, text
 from dropzone.cli.manual import commands, page
 from dropzone.drop import Drop, State
@@ -411,6 +412,77 @@ def test_a_drop_can_be_called_by_its_last_four_characters(lived: Scene) -> None:
     done = drops(lived)[0]
     assert ask(lived, "show", done.id[-4:].lower())[1] == ask(lived, "show", done.id)[1]
     assert ask(lived, "show", done.id[-3:])[0] == 1
+
+
+# ----------------------------------------------------------------------------------------------------------- a plan
+
+PLANNED = """\
+acme: {segment_id: 1, mode: subscribe, source_campaign: 90, source_partner: 9, bad_rows: 1, guards: {min_rows: 2,
+  max_bytes: 1KiB}}
+globex: {segment_id: 2, mode: lead}
+"""
+
+
+def test_plan_tells_what_would_become_of_each_file(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Sent, held by a guard, refused, left; with the fields of the import; and nothing is moved or sent."""
+    scene = make_scene(tmp_path, sandbox.url, folders=PLANNED, defaults="settle: 0s")
+    scene.put("1-good.csv", ROWS)
+    scene.put("2-with-a-bad-row.csv", ROWS + b"nobody,x\n")
+    scene.put("3-short.csv", b"email,varr_a\nann@example.com,Ann\n")
+    scene.put("4-bad.csv", ROWS + b"nobody,x\nnobody,x\n")
+    scene.put("5-large.csv", ROWS + b"ann@example.com,x\n" * 100)
+    scene.put("6-ignored.part", ROWS)
+    (scene.inbox / "7-link.csv").symlink_to("/etc/passwd")
+    before = {path: path.lstat() for path in scene.inbox.iterdir()}
+    code, out, err = ask(scene, "plan")
+    assert (code, err) == (3, "")
+    assert "acme: subscribe into segment 1 of main" in out
+    assert "with clear=0, activeStatus=1, sourceCampaign=90, sourcePartner=9" in out
+    assert "4-bad.csv:4:1: email: n… is no address" in out
+    found = objects(scene, "plan")
+    assert {Path(each["path"]).name: (each["outcome"], each["why"]) for each in found} == {
+        "1-good.csv": ("sent", "2 rows"),
+        "2-with-a-bad-row.csv": ("sent", "2 rows, without 1 bad ones"),
+        "3-short.csv": ("held", "min_rows: the file has 1 good rows, the folder asks for at least 2"),
+        "4-bad.csv": ("refused", "2 of 4 rows are bad, and the folder allows 1"),
+        "5-large.csv": ("held", "the file has 1,853 bytes, the folder allows 1,024"),
+        "6-ignored.part": ("left", "the name is one that transfer clients give to unfinished files"),
+        "7-link.csv": ("left", "not a regular file but a symbolic link"),
+    }
+    assert {path: path.lstat() for path in scene.inbox.iterdir()} == before
+    assert not (scene.config.state_dir / "ledger.db").exists()
+    assert sandbox.state()["requests"] == 0
+
+
+def test_plan_agrees_with_what_then_happens(lived: Scene) -> None:
+    """The same content was accepted before: it would not be sent again, and it is not."""
+    change(lived, "settle: 20ms", "settle: 0s")
+    change(lived, "duplicates: send", "duplicates: skip")
+    lived.config = configuration.load(lived.at / "dropzone.yaml")
+    done = drops(lived)[0]
+    lived.put("again.csv", ROWS)
+    (planned,) = objects(lived, "plan", "--folder", "acme")
+    assert planned["outcome"] == "spared"
+    assert done.id in planned["why"]
+    with lived.turn() as turn:
+        turn.start()
+        (again,) = turn.take()
+        turn.send()
+        after = turn.ledger.find_drop(again.id)
+    assert after is not None
+    assert (after.state, after.spared) == (State.DONE, "duplicate")
+
+
+def test_plan_of_folders_that_cannot_be_looked_into(scene: Scene) -> None:
+    """Told with the mend, and the others all the same; an unknown folder is refused."""
+    shutil.rmtree(scene.inbox)
+    code, out, _ = ask(scene, "plan")
+    assert code == 3
+    assert "Make it with 'dropzone init'" in out
+    assert "nothing there" in out
+    assert objects(scene, "plan", "--folder", "acme")[0]["path"] is None
+    assert ask(scene, "plan", "--folder", "globex")[0] == 0
+    assert ask(scene, "plan", "--folder", "nobody")[0] == 1
 
 
 # ------------------------------------------------------------------------------------------------------ completion

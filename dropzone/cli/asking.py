@@ -20,7 +20,7 @@ from dropzone.drop import FINISHED, State
 
 def add_to(group: click.Group) -> None:
     """Add these commands to `group`."""
-    for command in (status, queue, show, why, check):
+    for command in (status, queue, show, why, plan, check):
         group.add_command(command)
 
 
@@ -168,6 +168,37 @@ def why(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
         render.say(render.finding(finding, now()))
     if waits and not ask_health(loaded).running:
         render.error("no daemon runs here, so nothing is taken over", "Start it: systemctl start dropzone")
+
+
+@click.command()
+@click.option("--folder", metavar="NAME", shell_complete=complete_folder, help="Only this folder.")
+@AS_JSON
+@click.pass_context
+def plan(ctx: click.Context, folder: str | None, as_json: bool) -> None:
+    """Tell what lies in the inboxes and what would happen to each file: fields, guards, problems; sends nothing.
+
+    Ends with 3 where a file would fail or be held, or cannot be taken at all.
+
+    \b
+    Example:
+      dropzone plan
+      dropzone plan --folder acme-signups
+    """
+    from dropzone.operate import trying
+    from dropzone.wiring import find_ledger
+
+    loaded = ctx.obj.load()
+    names = list(loaded.folders) if folder is None else [trying.get_folder(loaded, folder).name]
+    trouble = False
+    with find_ledger(loaded) as ledger:
+        plans = trying.plan(loaded, ledger, folders=names, now=now(), progress=lambda path, size: render.progress(size))
+        for each in plans:
+            trouble |= bool(each.fault) or any(render.is_trouble(file) for file in each.files)
+            if as_json:
+                render.json_lines(render.plan_members(each))
+            else:
+                render.say(render.plan(each))
+    ctx.exit(Exit.LEFT_OVER if trouble else Exit.DONE)
 
 
 @click.command()

@@ -27,6 +27,7 @@ from dropzone.progress import Step
 
 if TYPE_CHECKING:  # loads the folders and the settings, which most commands do without
     from dropzone.operate.finding import Finding
+    from dropzone.operate.trying import FolderPlan, Planned
 
 MARKS = {
     State.QUEUED: "·",
@@ -447,6 +448,70 @@ def finding_member(found: Finding) -> dict[str, Any]:
         "id": found.drop.id if found.drop else None,
         "state": found.drop.state.value if found.drop else None,
     }
+
+
+# --------------------------------------------------------------------------------------------------------- a plan
+
+_OUTCOMES = {
+    "sent": ("+", "green"),
+    "spared": ("+", None),
+    "held": ("!", "yellow"),
+    "refused": ("x", "red"),
+    "waits": ("·", None),
+    "left": ("-", None),
+}
+
+
+def is_trouble(planned: Planned) -> bool:
+    """Whether somebody would have to do something about the file."""
+    return planned.outcome in ("held", "refused") or planned.finding.standing == "unfit"
+
+
+def plan(of: FolderPlan) -> Iterator[str]:
+    """One folder: where its files go and with which fields, then each file and what would become of it."""
+    folder = of.folder
+    fields = ", ".join(f"{one_line(name)}={one_line(value)}" for name, value in of.fields)
+    yield click.style(f"{folder.name}: {folder.mode} into segment {folder.segment_id} of {folder.account}", bold=True)
+    yield from below(f"with {fields}", "  ")
+    if of.fault:
+        yield from below(f"{one_line(of.fault)}. {one_line(of.mend)}", "  ! ")
+        return
+    for file in of.files:
+        mark, colour = _OUTCOMES[file.outcome]
+        if file.finding.standing == "unfit":
+            mark, colour = "!", "red"
+        name = printable(file.finding.path.name)
+        yield f"  {click.style(mark, fg=colour)} {name}, {size(file.finding.size or 0)}: {file.outcome}"
+        yield from below(receipt.harmless(file.why), "      ")
+        for problem in file.report.problems[:_PLANNED_PROBLEMS] if file.report and file.outcome != "sent" else ():
+            yield f"      {one_line(problem.at(name))}"
+    if not of.files:
+        yield "  nothing there"
+
+
+_PLANNED_PROBLEMS = 3
+
+
+def plan_members(of: FolderPlan) -> Iterator[dict[str, Any]]:
+    """The JSON form: one object for each file, and one without a file for a folder that cannot be looked into."""
+    common = {
+        "version": 1,
+        "folder": of.folder.name,
+        "account": of.folder.account,
+        "segment_id": of.folder.segment_id,
+        "mode": of.folder.mode,
+        "fields": dict(of.fields),
+    }
+    if of.fault:
+        yield common | {"path": None, "size": None, "outcome": "left", "why": one_line(of.fault), "report": None}
+    for file in of.files:
+        yield common | {
+            "path": printable(str(file.finding.path)),
+            "size": file.finding.size,
+            "outcome": file.outcome,
+            "why": receipt.harmless(file.why),
+            "report": receipt.report_as_dict(file.report) if file.report else None,
+        }
 
 
 # -------------------------------------------------------------------------------------------------------- a check
