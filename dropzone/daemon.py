@@ -178,7 +178,10 @@ class Daemon:
         if drop.state is State.FAILED:
             self._failed += 1
         if isinstance(event, Accepted | Refused | Deferred | Lost):
-            self._gates.note(drop.account, self._ledger.account_facts(drop.account))
+            facts = self._ledger.account_facts(drop.account)
+            self._gates.note(drop.account, facts)
+            if facts.probing:
+                self._keys_at = 0.0  # from now on another key file is news
 
     def left_over(self) -> Left:
         """What this run leaves behind."""

@@ -39,7 +39,7 @@ def live(*events: Event, facts: AccountFacts | None = None, at: float = 100.0, d
 
 def test_five_signals_in_a_row_open_the_breaker() -> None:
     """Four do not; an answer in between begins the count again."""
-    four = live(*[BROKEN, LOST] * 2)
+    four = live(BROKEN, LOST, BROKEN, LOST)
     assert (four.condition, four.failures) == (Condition.READY, 4)
     assert live(TAKEN, BROKEN, facts=four).condition is Condition.READY
     assert live(REFUSED, BROKEN, facts=four).condition is Condition.READY
@@ -98,7 +98,8 @@ def test_two_refusals_in_a_row_pause_the_account() -> None:
 def test_only_a_person_resumes_what_a_person_paused() -> None:
     """Whatever still comes back from uploads that were under way, from a new key file or a reload."""
     facts = paused_by(AccountFacts(), "paused by ann", at=50.0)
-    for event in (TAKEN, REFUSED, REFUSED, REFUSED, BUSY, DEAD_KEY, *[LOST] * 9):
+    answers: list[Event] = [TAKEN, REFUSED, REFUSED, REFUSED, BUSY, DEAD_KEY, *[LOST] * 9]
+    for event in answers:
         facts = live(event, facts=facts)
         assert (facts.condition, facts.until, facts.why) == (Condition.PAUSED, math.inf, "paused by ann")
     assert hastened(facts, at=60.0) == facts

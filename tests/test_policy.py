@@ -84,7 +84,7 @@ ONCE = history((100.0, sent(1)), (400.0, LOST))
 
 # --------------------------------------------------------------------------------------------------------- guards
 
-GUARDS = {
+GUARDS: dict[str, tuple[dict[str, Any], dict[str, Any], int, Past, str]] = {
     "min_rows": ({"min_rows": 10}, {}, 9, Past(), "9 good rows, the folder asks for at least 10"),
     "max_rows": ({"max_rows": 10}, {}, 1011, Past(), "1,011 good rows, the folder allows 10"),
     "max_shrink": ({}, {"clear": True}, 499, Past(last_rows=1000), "499 rows would replace the 1,000 rows"),
@@ -231,7 +231,7 @@ def test_nobody_who_may_have_left_is_signed_up_again() -> None:
 
 def test_at_most_two_repeats() -> None:
     """Counted over the whole life; the third unknown outcome is a person's business."""
-    steps = [(100.0, sent(1)), (101.0, LOST)]
+    steps: list[tuple[float, Event]] = [(100.0, sent(1)), (101.0, LOST)]
     for n in (2, 3):
         again = unknown(drop(), folder("unsubscribe"), history(*steps), departed=False, now=102.0)
         assert isinstance(again, Resent)
