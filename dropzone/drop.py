@@ -297,6 +297,13 @@ class Retried:
     why: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """The files of a finished drop are kept no longer; they are deleted, and all of its history but this."""
+
+    days: int  # how long they were kept
+
+
 Event = (
     Claimed
     | Postponed
@@ -314,6 +321,7 @@ Event = (
     | Discarded
     | Filed
     | Retried
+    | Expired
 )
 
 
@@ -353,6 +361,8 @@ TRANSITIONS: dict[tuple[State | None, type[Event]], State] = {
     (State.ACCEPTED, Filed): State.DONE,
     (State.REFUSED, Filed): State.FAILED,
     (State.FAILED, Retried): State.QUEUED,
+    (State.DONE, Expired): State.DONE,
+    (State.FAILED, Expired): State.FAILED,
 }
 
 
@@ -423,6 +433,8 @@ def apply(drop: Drop | None, event: Event, *, id: str, at: float) -> Drop:
             return replace(drop, guard="", reason=f"discarded by {by}: {why}", verdict_at=at)
         case Filed(path=path):
             return replace(drop, path=path)
+        case Expired():
+            return replace(drop, path="")
         case _:
             assert_never(event)
 

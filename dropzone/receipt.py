@@ -24,6 +24,7 @@ from dropzone.drop import (
     Drop,
     Entry,
     Event,
+    Expired,
     Filed,
     Lost,
     Postponed,
@@ -227,6 +228,8 @@ def _tell(event: Event) -> str:
             return (
                 f"filed as {printable(path)}" if path else "its file is gone from work/, so there was nothing to file"
             )
+        case Expired(days=days):
+            return f"its files were deleted, as the folder keeps them for {days} days; of its history this is left"
         case Retried(by=by, why=why):
             return f"to be tried again, by {by}{_reason(why)}"
         case _:

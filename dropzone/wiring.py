@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dropzone import __version__, operate
 from dropzone import config as configuration
-from dropzone.errors import ConfigError, DropzoneError, FolderError, OperatorError, Problem, printable
+from dropzone.errors import ConfigError, DropzoneError, FolderError, LedgerError, OperatorError, Problem, printable
 from dropzone.ledger import SegmentNote
 
 if TYPE_CHECKING:
@@ -294,6 +294,9 @@ def _obedient(daemon: Daemon, ledger: Ledger, board: Board) -> Callable[[dict[st
         if "ask" in request:  # answered here and now: the loop may be waiting for a disk
             steps = {id: asdict(step) for id, step in board.steps().items()}
             return {"version": __version__, "pid": os.getpid(), "since": since, "fault": daemon.fault, "steps": steps}
+        if request.get("order") == "prune":
+            daemon.call(daemon.keep)
+            return {}
         # Escaped: JSON can carry halves of characters that neither the ledger nor the journal could write.
         what, id, why, kind = (printable(str(request.get(name, ""))) for name in ("order", "id", "why", "kind"))
         answered: Future[dict[str, Any]] = Future()
@@ -323,6 +326,37 @@ def _obedient(daemon: Daemon, ledger: Ledger, board: Board) -> Callable[[dict[st
             return {"error": "the daemon is busy", "hint": "Try again in a moment"}
 
     return obey
+
+
+def _keep(config: Config, ledger: Ledger, journal: Journal, stopping: Callable[[], bool]) -> None:
+    """Delete what is kept no longer, and say how much it was."""
+    from dropzone.keeping import prune
+
+    count = size = 0
+    try:
+        for old in prune(config, ledger, now=time.time(), stopping=stopping):
+            count, size = count + 1, size + old.size
+    except (FolderError, LedgerError) as error:
+        journal.warn("old files could not be deleted; it is tried again in a day", why=str(error))
+    if count:
+        journal.say("old files were deleted", drops=count, bytes=size)
+
+
+def prune(config: Config) -> None:
+    """Have what is kept no longer deleted, by the daemon (soon) or, where none runs, here.
+
+    Raises OperatorError, LedgerError and FolderError.
+    """
+    from dropzone.control import ask
+    from dropzone.keeping import prune
+
+    answer = ask(config.state_dir, {"order": "prune"})
+    if answer is None:
+        with _own_ledger(config.state_dir) as ledger:
+            for _ in prune(config, ledger, now=time.time()):
+                pass
+    elif "error" in answer:
+        raise OperatorError(answer["error"], answer.get("hint", ""))
 
 
 def _tell_unmade(config: Config, journal: Journal) -> None:
@@ -395,6 +429,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             voice=journal,
             now=time.time,
             monotonic=time.monotonic,
+            keep=lambda config: _keep(config, ledger, journal, lambda: daemon.stopping),
         )
         _check_folders(folders, config)
         watch = Watch(daemon.hear)

@@ -40,6 +40,7 @@ RANKS = {
     "watch": 3,
     "telemetry": 3,
     "notify": 3,
+    "keeping": 4,
     "lanes": 4,
     "gates": 4,
     "pipeline": 5,

@@ -1,4 +1,4 @@
-"""The commands that look after the machine: doctor."""
+"""The commands that look after the machine: doctor, prune."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from dropzone import __version__
 from dropzone.cli import render
 from dropzone.cli.exits import Exit
 from dropzone.cli.shared import AS_JSON, now
-from dropzone.cli.text import below, many, width
-from dropzone.errors import LedgerError
+from dropzone.cli.text import Column, Row, below, many, size, table, width
+from dropzone.errors import LedgerError, printable
 
 if TYPE_CHECKING:
+    from dropzone.folders.expiring import Old
     from dropzone.operate.doctor import Remark
 
 
 def add_to(group: click.Group) -> None:
     """Add these commands to `group`."""
     group.add_command(doctor)
+    group.add_command(prune)
 
 
 @click.command()
@@ -83,4 +85,67 @@ def _member(remark: Remark) -> dict[str, Any]:
         "severity": remark.severity.name.lower(),
         "what": render.one_line(remark.what),
         "mend": render.one_line(remark.mend),
+    }
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Tell what would go, and delete nothing.")
+@AS_JSON
+@click.pass_context
+def prune(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
+    """Delete what done/ and failed/ keep longer than `retention:` says; the daemon does so by itself once a day.
+
+    Without `retention:` nothing is ever deleted. Of a drop whose files are gone the row stays, so that duplicates are
+    known; its history goes with the files.
+
+    \b
+    Example:
+      dropzone prune --dry-run
+    """
+    from dropzone import wiring
+    from dropzone.keeping import find_expired
+
+    config = ctx.obj.load()
+    found = list(find_expired(config, now=now()))
+    if as_json:
+        render.json_lines(map(_old_member, found))
+    else:
+        render.say(_old_lines(found, dry_run=dry_run))
+    if found and not dry_run:
+        wiring.prune(config)
+    ctx.exit(Exit.DONE)
+
+
+_OLD = (
+    Column(heading="FOLDER", least=8),
+    Column(heading="KIND"),
+    Column(heading="DATE"),
+    Column(heading="DROPS", right=True),
+    Column(heading="SIZE", right=True),
+)
+
+
+def _old_lines(found: Sequence[Old], *, dry_run: bool) -> Iterator[str]:
+    if not found:
+        yield "Nothing is kept longer than it should be."
+        return
+    places = dict.fromkeys((old.folder, old.verdict, old.place.name) for old in found)
+    rows = []
+    for place in places:
+        olds = [old for old in found if (old.folder, old.verdict, old.place.name) == place]
+        rows.append(Row(cells=(*place, str(len(olds)), size(sum(old.size for old in olds)))))
+    yield from table(_OLD, rows)
+    what = "would be deleted" if dry_run else "are deleted"
+    yield f"{many(len(found), 'drop')}, {size(sum(old.size for old in found))}: their files {what}"
+
+
+def _old_member(old: Old) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "id": old.id,
+        "folder": old.folder,
+        "verdict": old.verdict,
+        "date": old.place.name,
+        "files": [printable(name) for name in old.names],
+        "size": old.size,
     }

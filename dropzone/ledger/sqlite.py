@@ -29,6 +29,7 @@ from dropzone.drop import (
     Drop,
     Entry,
     Event,
+    Expired,
     Lost,
     Refused,
     State,
@@ -444,6 +445,9 @@ class SQLiteLedger(SQLiteReader):
                 self._end_attempt(db, drop, "deferred", status, cause, at)
             case Lost(status=status, cause=cause):
                 self._end_attempt(db, drop, "lost", status, cause, at)
+            case Expired():  # the row stays, with the digest by which a duplicate is known
+                db.execute("DELETE FROM events WHERE drop_id = ? AND kind != 'Expired'", (drop.id,))
+                db.execute("DELETE FROM attempts WHERE drop_id = ?", (drop.id,))
             case _:
                 pass
         if isinstance(event, Accepted):
