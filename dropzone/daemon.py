@@ -239,6 +239,11 @@ class Daemon:
         self._lanes.wake()
 
     @property
+    def config(self) -> Config:
+        """The configuration that it goes by now."""
+        return self._config
+
+    @property
     def fault(self) -> str:
         """The fault of the machine for which intake and sending pause, or an empty string."""
         return self._fault

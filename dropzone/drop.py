@@ -291,10 +291,17 @@ class Filed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """A person wants a failed drop tried again; the next step brings the file back."""
+    """A person wants a failed drop tried again; the next step brings the file back.
+
+    Where `settings` is not empty it is tried with these, which say where it goes, instead of those of its claim.
+    """
 
     by: str
     why: str = ""
+    settings: str = ""
+    account: str = ""
+    segment_id: int = 0
+    lane: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,6 +407,14 @@ def apply(drop: Drop | None, event: Event, *, id: str, at: float) -> Drop:
         case Resent(by=by, why=why, due_at=due_at) if by == POLICY:
             return replace(drop, due_at=max(at, due_at), reason=why)
         case Released() | Resent() | Retried():
+            if isinstance(event, Retried) and event.settings:
+                drop = replace(
+                    drop,
+                    settings=event.settings,
+                    account=event.account,
+                    segment_id=event.segment_id,
+                    lane=event.lane,
+                )
             return replace(
                 drop,
                 due_at=at,

@@ -230,8 +230,9 @@ def _tell(event: Event) -> str:
             )
         case Expired(days=days):
             return f"its files were deleted, as the folder keeps them for {days} days; of its history this is left"
-        case Retried(by=by, why=why):
-            return f"to be tried again, by {by}{_reason(why)}"
+        case Retried(by=by, why=why, settings=settings, segment_id=segment_id):
+            anew = f" with the folder's settings of now, into segment {segment_id}" if settings else ""
+            return f"to be tried again{anew}, by {by}{_reason(why)}"
         case _:
             assert_never(event)
 

@@ -10,10 +10,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dropzone import __version__, operate
 from dropzone import config as configuration
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from dropzone.ledger.sqlite import SQLiteLedger
     from dropzone.optipub import OptiPub
     from dropzone.optipub.segments import Wanted
-    from dropzone.progress import Board
     from dropzone.telemetry import Journal
 
 # Where the configuration is looked for when neither -c nor DROPZONE_CONFIG names it.
@@ -178,19 +177,22 @@ def ask_health(config: Config | Glance) -> operate.Health:
         return operate.Health(running=True, unasked=str(error), steps={})
 
 
-def order(config: Config | Glance, what: str, ids: list[str], why: str) -> Iterator[Drop | OperatorError]:
+def order(
+    config: Config | Glance, what: str, ids: list[str], why: str, *, anew: Config | None = None
+) -> Iterator[Drop | OperatorError]:
     """Have the daemon carry out `what` on each drop, or do it here where none runs; each drop's new row, or why not.
 
+    `anew` is the configuration whose settings the drops are to have from now on, where they are not to keep theirs.
     Raises OperatorError, LedgerError and FolderError where nothing can be ordered at all.
     """
     from dropzone.control import ask, user_name
 
     with contextlib.closing(open_ledger(config)) as reader:
         for id in ids:
-            answer = ask(config.state_dir, {"order": what, "id": id, "why": why})
+            answer = ask(config.state_dir, {"order": what, "id": id, "why": why, "anew": anew is not None})
             if answer is None:
                 with _own_ledger(config.state_dir) as ledger:
-                    answer = _carry_out(ledger, what, id, user_name(os.getuid()), printable(why))
+                    answer = _carry_out(ledger, what, id, user_name(os.getuid()), printable(why), anew)
             if "error" in answer:
                 yield OperatorError(answer["error"], answer.get("hint", ""))
             else:
@@ -214,9 +216,10 @@ def switch(config: Config | Glance, what: str, text: str, why: str) -> tuple[str
     return kind, name
 
 
-def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str) -> dict[str, str]:
+def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str, anew: Config | None) -> dict[str, str]:
+    drop, folders = operate.get_drop(ledger, id), anew.folders if anew else None
     try:
-        drop, _ = operate.order(ledger, what, operate.get_drop(ledger, id), by=by, why=why, at=time.time())
+        drop, _ = operate.order(ledger, what, drop, by=by, why=why, at=time.time(), folders=folders)
     except DropzoneError as error:
         return {"error": error.message, "hint": error.hint}
     return {"state": drop.state}
@@ -282,52 +285,6 @@ def _check_folders(folders: Folders, config: Config) -> None:
             raise fault
 
 
-def _obedient(daemon: Daemon, ledger: Ledger, board: Board) -> Callable[[dict[str, Any], str], dict[str, Any]]:
-    """What the control socket does with a request: the loop carries it out, between two of its own steps."""
-    since = time.time()
-
-    def obey(request: dict[str, Any], by: str) -> dict[str, Any]:
-        if request.get("order") == "note segment":
-            note = SegmentNote(**request["note"]) if request["note"] else None
-            ledger.note_segment(str(request["account"]), str(request["name"]), note)
-            return {"state": "noted"}
-        if "ask" in request:  # answered here and now: the loop may be waiting for a disk
-            steps = {id: asdict(step) for id, step in board.steps().items()}
-            return {"version": __version__, "pid": os.getpid(), "since": since, "fault": daemon.fault, "steps": steps}
-        if request.get("order") == "prune":
-            daemon.call(daemon.keep)
-            return {}
-        # Escaped: JSON can carry halves of characters that neither the ledger nor the journal could write.
-        what, id, why, kind = (printable(str(request.get(name, ""))) for name in ("order", "id", "why", "kind"))
-        answered: Future[dict[str, Any]] = Future()
-
-        def carry_out() -> None:
-            if not answered.cancelled() and not kind and daemon.order_later(what, id, carry_out):
-                return
-            if not answered.set_running_or_notify_cancel():
-                return  # the asker was told that it was not done
-            try:
-                answered.set_result(obey_now())
-            except DropzoneError as error:
-                answered.set_result({"error": error.message, "hint": error.hint})
-
-        def obey_now() -> dict[str, Any]:
-            if kind:
-                daemon.switch(kind, id, lambda: operate.switch(ledger, what, kind, id, by=by, why=why, at=time.time()))
-                return {}
-            drop = daemon.order(id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time()))
-            return {"state": drop.state}
-
-        daemon.call(carry_out)
-        try:
-            return answered.result(timeout=20)
-        except TimeoutError:
-            answered.cancel()
-            return {"error": "the daemon is busy", "hint": "Try again in a moment"}
-
-    return obey
-
-
 def _keep(config: Config, ledger: Ledger, journal: Journal, stopping: Callable[[], bool]) -> None:
     """Delete what is kept no longer, and say how much it was."""
     from dropzone.keeping import prune
@@ -372,6 +329,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
     Raises LockedError, LedgerError and FolderError; on leaving, everything is closed.
     """
     from dropzone.alarms import Alarms
+    from dropzone.answering import Answering
     from dropzone.control import Control
     from dropzone.daemon import Daemon, notify, obey_signals, reloading, state_lock
     from dropzone.folders import Folders
@@ -458,7 +416,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             notify(READY="1")
 
         obey_signals(daemon, reload, journal)
-        control = Control(config.state_dir, _obedient(daemon, ledger, board))
+        control = Control(config.state_dir, Answering(daemon, ledger, board))
         stack.callback(control.close)
         # Watching begins before the first scan: what comes in between is then seen twice instead of never.
         look_out(config)

@@ -48,6 +48,7 @@ RANKS = {
     "alarms": 5,
     "daemon": 6,
     "operate": 6,
+    "answering": 7,
     "sandbox": 7,
     "web": 7,
     "wiring": 8,

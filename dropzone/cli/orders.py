@@ -26,7 +26,8 @@ _ORDERS = {
 }
 _HOW = """{does}
 
-IDs may be cut short; - reads them from standard input; ALL, in capitals, means every drop that the order fits.
+IDs may be cut short, or be the last four characters of one; - reads them from standard input; ALL, in capitals, means
+every drop that the order fits.
 
 \b
 Example:
@@ -49,12 +50,13 @@ def _add(group: click.Group, what: str) -> None:
     @click.option("--why", default="", metavar="TEXT", help="The reason, for the history and the log.")
     @click.option("--yes", is_flag=True, help="Do not ask back for ALL.")
     @click.pass_context
-    def command(ctx: click.Context, *, ids: tuple[str, ...], why: str, yes: bool) -> None:
+    def command(ctx: click.Context, *, ids: tuple[str, ...], why: str, yes: bool, anew: bool = False) -> None:
         from dropzone import wiring
 
         seen = ctx.obj.glance()
         refused = 0
-        for result in wiring.order(seen, what, _choose(seen, what, ids, yes=yes), why):
+        config = ctx.obj.load() if anew else None
+        for result in wiring.order(seen, what, _choose(seen, what, ids, yes=yes), why, anew=config):
             refused += isinstance(result, OperatorError)
             with suppress(OSError):  # whoever reads this may have seen enough; the other orders are given all the same
                 if isinstance(result, OperatorError):
@@ -62,6 +64,10 @@ def _add(group: click.Group, what: str) -> None:
                 else:
                     click.echo(f"{result.id} {result.folder}: {result.state}")
         ctx.exit(Exit.FAILED if refused else Exit.DONE)
+
+    if what == "retry":
+        told = "With the folder's settings of now, not those of its claim."
+        click.option("--anew", is_flag=True, help=told)(command)
 
 
 def _choose(seen: Glance, what: str, ids: tuple[str, ...], *, yes: bool) -> list[str]:

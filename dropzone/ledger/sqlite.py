@@ -32,6 +32,7 @@ from dropzone.drop import (
     Expired,
     Lost,
     Refused,
+    Retried,
     State,
     apply,
 )
@@ -445,6 +446,11 @@ class SQLiteLedger(SQLiteReader):
                 self._end_attempt(db, drop, "deferred", status, cause, at)
             case Lost(status=status, cause=cause):
                 self._end_attempt(db, drop, "lost", status, cause, at)
+            case Retried(settings=settings) if settings:  # the one way in which these columns ever change
+                db.execute(
+                    "UPDATE drops SET settings = ?, account = ?, segment_id = ?, lane = ? WHERE id = ?",
+                    (drop.settings, drop.account, drop.segment_id, drop.lane, drop.id),
+                )
             case Expired():  # the row stays, with the digest by which a duplicate is known
                 db.execute("DELETE FROM events WHERE drop_id = ? AND kind != 'Expired'", (drop.id,))
                 db.execute("DELETE FROM attempts WHERE drop_id = ?", (drop.id,))

@@ -5,8 +5,9 @@ An order is one event on the ledger; what follows from it the pipeline does, whe
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Protocol
+from collections.abc import Container, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 from dropzone.account import paused_by, resumed
 from dropzone.drop import (
@@ -26,17 +27,50 @@ from dropzone.ledger import Ledger, Pause, Reader
 from dropzone.operate.asking import where_is
 from dropzone.policy import UNSURE, held, settings_of
 
+if TYPE_CHECKING:  # the models are slow to load, and most orders need none
+    from dropzone.config import Folder
+
 ORDERS = ("hold", "release", "retry", "accept", "discard")
 
 
-def order(ledger: Ledger, what: str, drop: Drop, *, by: str, why: str, at: float) -> tuple[Drop, Event]:
+def order(
+    ledger: Ledger,
+    what: str,
+    drop: Drop,
+    *,
+    by: str,
+    why: str,
+    at: float,
+    folders: Mapping[str, Folder] | None = None,
+) -> tuple[Drop, Event]:
     """Carry out one order on a drop that nobody works on; the drop's new row and the event that was committed.
 
+    With `folders` a failed drop is tried with the settings that its folder has there, not with those of its claim.
     Raises OperatorError where the drop's state does not allow it, with what would be possible.
     """
     lost = any(isinstance(entry.event, Lost) for entry in ledger.history(drop.id))
     event = _event_for(what, drop, lost=lost, by=by, why=why, at=at)
+    if folders is not None:
+        event = _anew(event, drop, folders)
     return ledger.commit(drop.id, event, at=at), event
+
+
+def _anew(event: Event, drop: Drop, folders: Mapping[str, Folder]) -> Event:
+    if not isinstance(event, Retried):
+        hint = f"First 'dropzone discard {drop.id}', which sends nothing; then it can be tried with them"
+        raise OperatorError(f"{drop.id} is {drop.state}: only a failed drop can have other settings", hint)
+    folder = folders.get(drop.folder)
+    if folder is None:
+        raise OperatorError(
+            f"no folder is called {drop.folder} any more", "Without --anew it keeps the settings it had"
+        )
+    return replace(
+        event,
+        settings=folder.settings_json(),
+        account=folder.account,
+        segment_id=folder.segment_id,
+        lane=folder.lane,
+    )
 
 
 class Places(Protocol):
