@@ -37,6 +37,46 @@ def command(scene: Scene, *words: str) -> list[str]:
     return [sys.executable, "-m", "dropzone", "-c", str(scene.at / "dropzone.yaml"), *words]
 
 
+class Daemon:
+    """The daemon as a process of its own; its journal is read while somebody waits for a line of it."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._process = subprocess.Popen(command(scene, "run"), stderr=subprocess.PIPE, text=True)
+        self.journal: list[dict[str, Any]] = []
+
+    def wait_for(self, text: str) -> dict[str, Any]:
+        """The next line of the journal in which `text` stands."""
+        assert self._process.stderr
+        for line in self._process.stderr:
+            self.journal.append(json.loads(line) if line.startswith("{") else {"event": line})
+            if text in line:
+                return self.journal[-1]
+        raise AssertionError(f"it ended without saying {text!r}: {self.journal}")
+
+    def reload(self) -> None:
+        """Have it read the configuration again; returns when it has."""
+        self._process.send_signal(signal.SIGHUP)
+        self.wait_for("the configuration was read again")
+
+    def end(self) -> int:
+        """Stop it, and give its exit code."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        self._process.communicate(timeout=PATIENCE_S)
+        return self._process.returncode
+
+
+@contextlib.contextmanager
+def daemon_on(scene: Scene) -> Iterator[Daemon]:
+    """A daemon that watches; ended, whatever happens."""
+    daemon = Daemon(scene)
+    try:
+        daemon.wait_for("watching")
+        yield daemon
+    finally:
+        daemon.end()
+
+
 class Terminal:
     """A terminal with one command on it, and everything that was written on it so far."""
 
