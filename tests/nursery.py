@@ -8,6 +8,7 @@ and later its exit code go out.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
@@ -20,6 +21,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Self
+
+from dropzone.cli import main
 
 PATIENCE_S = 60.0
 
@@ -49,11 +52,12 @@ class Life:
     def watches(self) -> bool:
         """Wait until it tells its service manager that it watches; False where it ended before."""
         while self.code is None:
-            readable, _, _ = select.select([self._nursery.notices, self._nursery.answers], [], [], PATIENCE_S)
+            notices, answers = self._nursery.notices, self._nursery.answers
+            readable, _, _ = select.select([notices.fileno(), answers.fileno()], [], [], PATIENCE_S)
             assert readable, "it neither watched nor ended"
-            if self._nursery.notices in readable and self._nursery.notices.recv(4096).startswith(b"READY=1"):
+            if notices.fileno() in readable and notices.recv(4096).startswith(b"READY=1"):
                 return True
-            if self._nursery.answers in readable:
+            if answers.fileno() in readable:
                 self.wait()
         return False
 
@@ -122,21 +126,24 @@ class Nursery:
 # ------------------------------------------------------------------------------------------------- the script
 
 
-def _serve() -> None:
-    import dropzone.control
-    import dropzone.daemon
-    import dropzone.ledger.sqlite
-    import dropzone.optipub
-    import dropzone.pipeline
-    import dropzone.telemetry
-    import dropzone.watch  # noqa: F401 - all that `run` imports when it runs
+# All that `run` imports when it runs; the command itself comes with what this file imports.
+_LATER = ("control", "daemon", "intake", "ledger.sqlite", "optipub", "pipeline", "telemetry", "watch", "wiring")
 
+
+def _serve() -> None:
+    for name in _LATER:
+        importlib.import_module(f"dropzone.{name}")
     for line in sys.stdin.buffer:
         pid = os.fork()
         if pid == 0:
             _live(json.loads(line))
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        _answer(pid)
+        _answer(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+def _answer(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
 
 
 def _live(request: dict[str, Any]) -> NoReturn:
@@ -161,8 +168,6 @@ def _redirect(fd: int, targets: Sequence[int]) -> None:
 
 
 def _command(words: list[str]) -> int:
-    from dropzone.cli import main
-
     try:
         main(words)
     except SystemExit as end:
