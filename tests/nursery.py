@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -121,6 +122,44 @@ class Nursery:
             assert piece, "the nursery has ended"
             line += piece
         return int(line)
+
+
+class Ears:
+    """A pipe to be the journal of many lives, one after the other, and what was said in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+        # For writing too: then it has no end between two lives.
+        self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self._heard = b""
+        self.told: Counter[tuple[str, str]] = Counter()  # (drop ID, kind of the event)
+
+    def close(self) -> None:
+        os.close(self._pipe)
+
+    def listen(self, until: Callable[[dict[str, Any]], bool], timeout_s: float = PATIENCE_S) -> bool:
+        """Read on to a line that is what `until` asks for; False where none came for `timeout_s`."""
+        while True:
+            line, end, rest = self._heard.partition(b"\n")
+            if end:
+                self._heard = rest
+                if until(self._note(json.loads(line))):
+                    return True
+            elif select.select([self._pipe], [], [], timeout_s)[0]:
+                self._heard += os.read(self._pipe, 65536)
+            else:
+                return False
+
+    def hear_out(self) -> None:
+        """Read what is there of a life that has ended; half a line at its end was cut off with it."""
+        self.listen(lambda _: False, 0)
+        self._heard = b""
+
+    def _note(self, line: dict[str, Any]) -> dict[str, Any]:
+        if "event_kind" in line:
+            self.told[line["drop"], line["event_kind"]] += 1
+        return line
 
 
 # ------------------------------------------------------------------------------------------------- the script

@@ -6,7 +6,8 @@ image any more, and what is only in memory is gone, like a machine whose plug wa
 mounted again, the journal is replayed, and the next daemon starts on what is left. Partners and OptiPub live outside.
 
 What the daemon said in its journal was a promise, so it has to be in the ledger afterwards; and no partner of ours
-syncs a file. That a cut bites at all show the controls: each takes one safety away from the program, and must be caught.
+syncs a file. That a cut bites at all show the controls: each takes one safety away from the program, and
+must be caught.
 
 What this cannot show is a disk that lies about its own cache. Root is needed, as for every mount.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import random
 import shutil
@@ -25,21 +25,21 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from select import select
 from typing import Any
 
 import pytest
 from books import Books, assert_promise, come_to_rest, read_books
-from nursery import Life, Nursery
+from nursery import Ears, Life, Nursery
 from scene import KEY, assert_logs, make_scene
 from server import Server
+from soak import FACTOR, times
 
 from dropzone.drop import FINISHED, Drop, State
 from dropzone.folders import Folders
 
-CUTS = int(os.environ.get("DROPZONE_CUTS", "6"))
+CUTS = times(6, soak=100)
 CUTS_PER_DISK = 10
 FOLDERS = """\
 acme-signups: {segment_id: 1, mode: subscribe, source_campaign: 90, source_partner: 9}
@@ -139,7 +139,6 @@ class House:
         self.disk = Disk(place)
         self.disk.mount()
         self.uploaded: dict[str, bytes] = {}
-        self.told: Counter[tuple[str, str]] = Counter()
         self._server = server
         self._nursery = nursery
         self._before = before
@@ -148,21 +147,17 @@ class House:
         self.scene = make_scene(self.disk.root, server.url, folders=FOLDERS, defaults=FAST)
         self.disk.sync()
         self._journal = place / "journal"
-        self._pipe = place / "pipe"
-        os.mkfifo(self._pipe)
-        # For writing too: then it has no end between two lives.
-        self._ears = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)
-        self._heard = b""
+        self.ears = Ears(place / "pipe")
 
     def close(self) -> None:
         if self._life:
             self._life.kill()
-        os.close(self._ears)
+        self.ears.close()
         self.disk.unmount()
 
     def start(self) -> Life:
         config = self.scene.at / "dropzone.yaml"
-        self._life = self._nursery.start("-c", config, "run", journal=self._pipe, before=self._before)
+        self._life = self._nursery.start("-c", config, "run", journal=self.ears.path, before=self._before)
         return self._life
 
     # ------------------------------------------------------------------------------------------------ partners
@@ -196,30 +191,11 @@ class House:
 
     # ----------------------------------------------------------------------------------------------- the cut
 
-    def listen(self, until: Callable[[dict[str, Any]], bool], timeout_s: float) -> bool:
-        """Read the daemon's lines until one is what `until` asks for; False after `timeout_s` without a line."""
-        while True:
-            line, end, rest = self._heard.partition(b"\n")
-            if end:
-                self._heard = rest
-                if until(self._note(json.loads(line))):
-                    return True
-                continue
-            if not select([self._ears], [], [], timeout_s)[0]:
-                return False
-            self._heard += os.read(self._ears, 65536)
-
-    def _note(self, line: dict[str, Any]) -> dict[str, Any]:
-        if "event_kind" in line:
-            self.told[line["drop"], line["event_kind"]] += 1
-        return line
-
     def cut(self, life: Life) -> Books:
         """Cut the power, end the daemon with it, and look at what is left."""
         self.disk.cut()
         life.kill()
-        self.listen(lambda _: False, 0)  # what it said until then
-        self._heard = b""  # half a line may have been cut off
+        self.ears.hear_out()
         self.disk.unmount()
         self.disk.mount()
         books = read_books(self.scene, self._server)
@@ -229,7 +205,7 @@ class House:
     def assert_kept_word(self, books: Books) -> None:
         """All that was announced is in the ledger, and every file that it knows lies whole where it says."""
         known = Counter((id, type(event).__name__) for id, events in books.histories.items() for event in events)
-        missing = self.told - known
+        missing = self.ears.told - known
         assert not missing, f"promised, and not in the ledger: {missing}"
         for drop in books.drops:
             self._assert_place(drop)
@@ -319,20 +295,20 @@ def live_until_the_cut(home: House, server: Server, chance: random.Random) -> No
         left -= line.get("event_kind") == moment
         return left == 0
 
-    home.listen(is_it, 0.4)
+    home.ears.listen(is_it, 0.4)
     if chance.random() < 0.5:
         life.wait(chance.random() * 0.02)  # not always right behind a commit
     home.upload_again(home.cut(life))
 
 
-@pytest.mark.timeout(0 if CUTS > 20 else 120)
+@pytest.mark.soak
 def test_power_cuts_in_the_middle_of_the_work(place: Path, server: Server, nursery: Nursery) -> None:
     """After each cut all promises are in the ledger and all files whole; in the end the books agree."""
     chance = random.Random(20261125)
     cuts = done = 0
     while cuts < CUTS:
         with house(place, server, nursery, aged=chance.random() < 0.5) as home:
-            for _ in range(min(CUTS_PER_DISK, max(2, CUTS // 2), CUTS - cuts)):
+            for _ in range(min(CUTS_PER_DISK if FACTOR else 2, CUTS - cuts)):
                 live_until_the_cut(home, server, chance)
                 cuts += 1
             server.ask("DELETE", "/sandbox/faults")
@@ -372,7 +348,7 @@ def test_a_missing_sync_is_noticed(name: str, place: Path, server: Server, nurse
     with house(place, server, nursery, aged=True, before=before) as home:
         home.upload("acme-leads")
         life = home.start()
-        assert home.listen(lambda line: line.get("event_kind") == moment, 60)
+        assert home.ears.listen(lambda line: line.get("event_kind") == moment)
         with pytest.raises(AssertionError, match=broken):
             home.cut(life)
 
@@ -384,7 +360,7 @@ def test_with_all_syncs_the_same_cut_breaks_nothing(name: str, place: Path, serv
     with house(place, server, nursery, aged=True) as home:
         home.upload("acme-leads")
         life = home.start()
-        assert home.listen(lambda line: line.get("event_kind") == moment, 60)
+        assert home.ears.listen(lambda line: line.get("event_kind") == moment)
         home.cut(life)
         home.rest()
 
