@@ -7,7 +7,7 @@ in one thread, so that a test decides what happens between any two steps.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -192,8 +192,12 @@ class _SteppedUpload:
         return outcome
 
 
-def make_scene(at: Path, url: str, *, folders: str = "", defaults: str = "", key: str = KEY) -> Scene:
-    """A scene below `at`; `folders` is YAML for `folders:`, by default one that subscribes."""
+def make_scene(
+    at: Path, url: str, *, folders: str = "", defaults: str = "", key: str = KEY, account: Sequence[str] = ()
+) -> Scene:
+    """A scene below `at`; `folders` is YAML for `folders:`, by default one that subscribes; `account` more lines."""
+    if not any(line.startswith("timeouts") for line in account):
+        account = [*account, "timeouts: {connect: 2s, write: 5s, read: 5s}"]
     folders = folders or "acme: {segment_id: 100789, mode: subscribe, source_campaign: 90, source_partner: 9}"
     (at / "key").write_text(key)
     (at / "key").chmod(0o600)
@@ -204,8 +208,7 @@ accounts:
   main:
     base_url: {url}
     api_key: {{file: {at}/key}}
-    timeouts: {{connect: 2s, write: 5s, read: 5s}}
-defaults: {{{defaults}}}
+{"".join(f"    {line}" + chr(10) for line in account)}defaults: {{{defaults}}}
 folders:
 """
     text += "".join(f"  {line}\n" for line in folders.strip().splitlines())
