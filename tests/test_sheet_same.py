@@ -95,6 +95,7 @@ def comparable(report: Report, prepared: io.BytesIO, rejects: io.BytesIO) -> Fou
     return report, prepared.getvalue(), rejects.getvalue()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_the_fast_engine_gives_what_the_plain_one_gives(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepared copy, rejects and report are the same, byte for byte, with every engine for patterns."""

@@ -73,8 +73,9 @@ def nursery() -> Iterator[Nursery]:
 class House:
     """A scene, its daemon, and what partners uploaded."""
 
-    def __init__(self, at: Path, server: Server, nursery: Nursery) -> None:
+    def __init__(self, at: Path, server: Server, nursery: Nursery, before: str = "") -> None:
         at.mkdir()
+        self._before = before
         server.reset()
         self.scene: Scene = make_scene(at, server.url, folders=FOLDER, defaults=CALM)
         with (at / "dropzone.yaml").open("a") as config:
@@ -87,14 +88,15 @@ class House:
     def close(self) -> None:
         self.ears.close()
 
-    def upload(self) -> None:
+    def upload(self, address: str = "jane@example.com") -> None:
         name = f"file-{len(self.uploaded):05}.csv"
-        self.uploaded[name] = f"email\n{name}@example.com\n".encode()
+        self.uploaded[name] = f"email,varr_n\n{address},{name}\n".encode()
         self.scene.put(name, self.uploaded[name])
 
     def live(self, thread: str, faults: tuple[dict[str, object], ...], *options: str) -> tuple[bool, str]:
         """One drop's life with `thread` under strace: whether it was killed, and what strace wrote."""
-        life = self._nursery.start("-c", self.scene.at / "dropzone.yaml", "run", journal=self.ears.path)
+        config = self.scene.at / "dropzone.yaml"
+        life = self._nursery.start("-c", config, "run", journal=self.ears.path, before=self._before)
         try:
             assert life.watches()
             with traced(self._find(thread, life), self.scene.at / "calls", *options):
@@ -108,13 +110,13 @@ class House:
             self.ears.hear_out()
 
     def _find(self, thread: str, life: Life) -> int:
-        """The thread's id. The lane's begins with the first drop."""
+        """The thread's id. The lane's begins with the first drop: one that is never sent, so that nothing is connected."""
         if thread == "intake":
             return life.pid
         before = tasks(life)
-        self.upload()
+        self.upload("no address")
         assert self.ears.listen(lambda line: line.get("event_kind") == "Filed")
-        return min(tasks(life) - before)  # the others come with the upload, later
+        return min(tasks(life) - before)
 
     def _await_end(self, life: Life) -> None:
         patience = time.monotonic() + 30
@@ -159,8 +161,8 @@ def place(untraceable: str) -> Iterator[Path]:
 
 
 @contextmanager
-def house(at: Path, server: Server, nursery: Nursery) -> Iterator[House]:
-    with closing(House(at, server, nursery)) as made:
+def house(at: Path, server: Server, nursery: Nursery, before: str = "") -> Iterator[House]:
+    with closing(House(at, server, nursery, before)) as made:
         yield made
     shutil.rmtree(at)
 
@@ -233,3 +235,34 @@ def sample(calls: Sequence[Call], chance: random.Random) -> Sequence[Call]:
     every = len(effects) / SAMPLE
     start = chance.random() * every
     return [effects[int(start + every * n)] for n in range(min(SAMPLE, len(effects)))]
+
+
+# Takes away the order that all rests on: the attempt is written down with its outcome, and not before the first byte.
+_TOO_LATE = """
+from dropzone.drop import Attempted, apply
+from dropzone.ledger.sqlite import SQLiteLedger
+commit, late = SQLiteLedger.commit, {}
+def commit_late(self, id, event, *, at):
+    if isinstance(event, Attempted):
+        late[id] = event, at
+        return apply(self.find_drop(id), event, id=id, at=at)
+    if id in late:
+        announced, then = late.pop(id)
+        commit(self, id, announced, at=then)
+    return commit(self, id, event, at=at)
+SQLiteLedger.commit = commit_late
+"""
+
+
+def test_an_attempt_that_is_announced_too_late_is_noticed(place: Path, server: Server, nursery: Nursery) -> None:
+    """The control: the same kill, and the program without its most important safety doubles an import unseen."""
+    with house(place / "golden", server, nursery, _TOO_LATE) as home:
+        killed, text = home.live("lane", ())
+        assert not killed
+        home.recover()
+    reading = max(call.n for call in numbered(text) if call.name == "recvfrom")
+    with house(place / "home", server, nursery, _TOO_LATE) as home:
+        killed, _ = home.live("lane", (), "-e", f"inject=recvfrom:signal=KILL:when={reading}")
+        assert killed
+        with pytest.raises(AssertionError, match="was taken 2 times"):
+            home.recover()
