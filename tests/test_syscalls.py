@@ -110,7 +110,7 @@ class House:
             self.ears.hear_out()
 
     def _find(self, thread: str, life: Life) -> int:
-        """The thread's id. The lane's begins with the first drop: one that is never sent, so that nothing is connected."""
+        """Its id. The lane's begins with the first drop: one that is never sent, so that nothing is connected."""
         if thread == "intake":
             return life.pid
         before = tasks(life)
