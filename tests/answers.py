@@ -68,7 +68,7 @@ class Case:
     """One row: the server, and the event that an upload to it has to be.
 
     Without a `script` nobody listens. `due_s` is when a Deferred is due again, None for the delay of the folder's
-    `retry:`. `breaks` says that it tells of a sick server or network, not of this file: a signal for the breaker.
+    `retry:`; `effect` what it does to the account.
     """
 
     kind: type[Outcome]
@@ -76,8 +76,7 @@ class Case:
     script: Script | None = None
     status: int | None = None
     due_s: float | None = None
-    scope: str = "drop"
-    breaks: bool = False
+    effect: str = "none"
     large: bool = False  # the file is larger than what can be under way
     impatient: bool = False  # the account's timeouts are short
     tls: Tls | None = None
@@ -122,30 +121,30 @@ _FAR = format_datetime(datetime.fromtimestamp(NOW + 90_000, UTC), usegmt=True)
 _HERE = "Location: /segments/100789/import"
 
 # What is said once the request was read whole, in the order of the table; the name begins with the status. Then the
-# type of the event, words of its sentence, and for Deferred: seconds until due (None: as in `retry:`), scope
+# type of the event, words of its sentence, and for Deferred: seconds until due (None: as in `retry:`), effect
 _Row = tuple[bytes, type[Outcome], str, float | None, str]
 _WHOLE: dict[str, _Row] = {
     "201": (answer(201, CREATED), Accepted, "Import created.", None, ""),
     "201 error": (answer(201, b'{"error": true, "message": "No."}'), Refused, "answered 201 with an error", None, ""),
-    "201 empty": (answer(201), Lost, "not in the way that it announces an import", None, ""),
-    "201 page": (answer(201, b"<html>Welcome</html>"), Lost, "It said: Welcome", None, ""),
-    "201 list": (answer(201, b"[false]"), Lost, "not in the way", None, ""),
-    "201 zero": (answer(201, b'{"error": 0}'), Lost, "not in the way", None, ""),
-    "201 nested": (answer(201, b"[" * 60_000), Lost, "not in the way", None, ""),
-    "200": (answer(200, CREATED), Lost, "which is not its 'Import created' (201)", None, ""),
-    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", Lost, "OptiPub answered 204", None, ""),
+    "201 empty": (answer(201), Lost, "not in the way that it announces an import", None, "none"),
+    "201 page": (answer(201, b"<html>Welcome</html>"), Lost, "It said: Welcome", None, "none"),
+    "201 list": (answer(201, b"[false]"), Lost, "not in the way", None, "none"),
+    "201 zero": (answer(201, b'{"error": 0}'), Lost, "not in the way", None, "none"),
+    "201 nested": (answer(201, b"[" * 60_000), Lost, "not in the way", None, "none"),
+    "200": (answer(200, CREATED), Lost, "which is not its 'Import created' (201)", None, "none"),
+    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", Lost, "OptiPub answered 204", None, "none"),
     "302": (answer(302, b"", _HERE), Refused, "answered 302 to /segments/100789/import: it refused", None, ""),
     "302 bare": (answer(302), Refused, "Its answers give no reason", None, ""),
     "302 odd": (answer(302, b"", "Location: http://[x/\x7f?token=1"), Refused, "it refused the import", None, ""),
-    "302 login": (answer(302, b"", "Location: /login?next=%2F"), Deferred, "to /login, its", PROBE_S, "account"),
-    "302 other": (answer(302, b"", "Location: https://sso.example.com/"), Deferred, "login page", PROBE_S, "account"),
-    "301": (answer(301, b"", "Location: https://new.example.com/"), Deferred, "base_url", PROBE_S, "account"),
-    "303": (answer(303, b"", _HERE), Deferred, "base_url of account main is not", PROBE_S, "account"),
-    "307": (answer(307, b"", _HERE), Deferred, "base_url of account main is not", PROBE_S, "account"),
-    "308": (answer(308, b"", _HERE), Deferred, "base_url of account main is not", PROBE_S, "account"),
-    "401": (answer(401, b'{"message": "Unauthenticated."}'), Deferred, "points. It said: Unauth", PROBE_S, "account"),
-    "403": (answer(403), Deferred, "Give its user the right", PROBE_S, "account"),
-    "407": (answer(407), Deferred, "a proxy wants a name", PROBE_S, "account"),
+    "302 login": (answer(302, b"", "Location: /login?next=%2F"), Deferred, "to /login, its", PROBE_S, "pause"),
+    "302 other": (answer(302, b"", "Location: https://sso.example.com/"), Deferred, "login page", PROBE_S, "pause"),
+    "301": (answer(301, b"", "Location: https://new.example.com/"), Deferred, "base_url", PROBE_S, "pause"),
+    "303": (answer(303, b"", _HERE), Deferred, "base_url of account main is not", PROBE_S, "pause"),
+    "307": (answer(307, b"", _HERE), Deferred, "base_url of account main is not", PROBE_S, "pause"),
+    "308": (answer(308, b"", _HERE), Deferred, "base_url of account main is not", PROBE_S, "pause"),
+    "401": (answer(401, b'{"message": "Unauthenticated."}'), Deferred, "points. It said: Unauth", PROBE_S, "pause"),
+    "403": (answer(403), Deferred, "Give its user the right", PROBE_S, "pause"),
+    "407": (answer(407), Deferred, "a proxy wants a name", PROBE_S, "pause"),
     "400": (answer(400), Refused, "answered 400: it refused the import into segment 100789", None, ""),
     "404": (answer(404), Refused, "There is no such segment", None, ""),
     "405": (answer(405), Refused, "hardly OptiPub's address", None, ""),
@@ -155,35 +154,32 @@ _WHOLE: dict[str, _Row] = {
     "415": (answer(415), Refused, "it refused", None, ""),
     "418": (answer(418), Refused, "it refused", None, ""),
     "422": (answer(422), Refused, "it refused", None, ""),
-    "408": (answer(408), Deferred, "waited for the file", None, "drop"),
-    "425": (answer(425), Deferred, "waited for the file", None, "drop"),
-    "429": (answer(429), Deferred, "answered 429: it is busy", None, "account"),
-    "429 seconds": (answer(429, b"", "Retry-After: 120"), Deferred, "(Retry-After: 120)", 120.0, "account"),
-    "503": (answer(503, b"<h1>Back soon</h1>"), Deferred, "It said: Back soon", None, "account"),
-    "503 date": (answer(503, b"", f"Retry-After: {_DATE}"), Deferred, "busy", 120.0, "account"),
-    "503 no zone": (answer(503, b"", f"Retry-After: {_ZONELESS}"), Deferred, "busy", 120.0, "account"),
-    "503 past": (answer(503, b"", f"Retry-After: {_PAST}"), Deferred, "busy", 1.0, "account"),
-    "503 far": (answer(503, b"", f"Retry-After: {_FAR}"), Deferred, "busy", 3600.0, "account"),
-    "503 zero": (answer(503, b"", "Retry-After: 0"), Deferred, "busy", 1.0, "account"),
-    "503 ages": (answer(503, b"", "Retry-After: " + "9" * 5000), Deferred, "busy", 3600.0, "account"),
-    "503 minus": (answer(503, b"", "Retry-After: -5"), Deferred, "busy", None, "account"),
-    "503 nonsense": (answer(503, b"", "Retry-After: soon"), Deferred, "busy", None, "account"),
-    "503 no digit": (answer(503, b"", "Retry-After: \xb2"), Deferred, "busy", None, "account"),
-    "500": (answer(500), Lost, "answered 500, which tells of a fault", None, ""),
-    "502": (answer(502), Lost, "Look in OptiPub for an import of acme.", None, ""),
-    "504": (answer(504), Lost, "it may have taken the file", None, ""),
-    "501": (answer(501), Lost, "which tells of a fault", None, ""),
-    "300": (answer(300), Lost, "which tells of a fault", None, ""),
-    "999": (answer(999), Lost, "which tells of a fault", None, ""),
+    "408": (answer(408), Deferred, "waited for the file", None, "none"),
+    "425": (answer(425), Deferred, "waited for the file", None, "none"),
+    "429": (answer(429), Deferred, "answered 429: it is busy", None, "wait"),
+    "429 seconds": (answer(429, b"", "Retry-After: 120"), Deferred, "(Retry-After: 120)", 120.0, "wait"),
+    "503": (answer(503, b"<h1>Back soon</h1>"), Deferred, "It said: Back soon", None, "wait"),
+    "503 date": (answer(503, b"", f"Retry-After: {_DATE}"), Deferred, "busy", 120.0, "wait"),
+    "503 no zone": (answer(503, b"", f"Retry-After: {_ZONELESS}"), Deferred, "busy", 120.0, "wait"),
+    "503 past": (answer(503, b"", f"Retry-After: {_PAST}"), Deferred, "busy", 1.0, "wait"),
+    "503 far": (answer(503, b"", f"Retry-After: {_FAR}"), Deferred, "busy", 3600.0, "wait"),
+    "503 zero": (answer(503, b"", "Retry-After: 0"), Deferred, "busy", 1.0, "wait"),
+    "503 ages": (answer(503, b"", "Retry-After: " + "9" * 5000), Deferred, "busy", 3600.0, "wait"),
+    "503 minus": (answer(503, b"", "Retry-After: -5"), Deferred, "busy", None, "wait"),
+    "503 nonsense": (answer(503, b"", "Retry-After: soon"), Deferred, "busy", None, "wait"),
+    "503 no digit": (answer(503, b"", "Retry-After: \xb2"), Deferred, "busy", None, "wait"),
+    "500": (answer(500), Lost, "answered 500, which tells of a fault", None, "breaker"),
+    "502": (answer(502), Lost, "Look in OptiPub for an import of acme.", None, "breaker"),
+    "504": (answer(504), Lost, "it may have taken the file", None, "breaker"),
+    "501": (answer(501), Lost, "which tells of a fault", None, "breaker"),
+    "300": (answer(300), Lost, "which tells of a fault", None, "none"),
+    "999": (answer(999), Lost, "which tells of a fault", None, "breaker"),
 }  # fmt: skip
 
 
-def _whole(name: str, text: bytes, kind: type[Outcome], words: str, due_s: float | None, scope: str) -> Case:
+def _whole(name: str, text: bytes, kind: type[Outcome], words: str, due_s: float | None, effect: str) -> Case:
     status = int(name.split(maxsplit=1)[0])
-    breaks = kind is Lost and status in (500, 502, 504)
-    return Case(
-        kind=kind, script=saying(text), words=words, status=status, due_s=due_s, scope=scope or "drop", breaks=breaks
-    )
+    return Case(kind=kind, script=saying(text), words=words, status=status, due_s=due_s, effect=effect or "none")
 
 
 # ---------------------------------------------------------------------------------------- broken on the way
@@ -218,7 +214,7 @@ _BROKEN = {
         script=reading_the_head(Peer.reset),
         words="the file was not taken. It is offered again by itself",
         large=True,
-        breaks=True,
+        effect="breaker",
     ),
     "stalled in the body": Case(
         kind=Deferred,
@@ -226,20 +222,20 @@ _BROKEN = {
         words="took nothing more for 0.5 s",
         large=True,
         impatient=True,
-        breaks=True,
+        effect="breaker",
     ),
     "reset after the body": Case(
-        kind=Lost, script=reading_it_all(Peer.reset), words="after the whole file had left", breaks=True
+        kind=Lost, script=reading_it_all(Peer.reset), words="after the whole file had left", effect="breaker"
     ),
     "closed after the body": Case(
-        kind=Lost, script=saying(b""), words="closed the connection without an answer, after the", breaks=True
+        kind=Lost, script=saying(b""), words="closed the connection without an answer, after the", effect="breaker"
     ),
     "silent after the body": Case(
         kind=Lost,
         script=reading_it_all(Peer.hold),
         words="gave no whole answer within 0.5 s, after the whole file had left",
         impatient=True,
-        breaks=True,
+        effect="breaker",
     ),
 }
 
@@ -247,7 +243,7 @@ _BROKEN = {
 
 
 def _unreached(words: str, **more: Any) -> Case:
-    return Case(kind=Deferred, words=words, breaks=True, **more)
+    return Case(kind=Deferred, words=words, effect="breaker", **more)
 
 
 # Both fail in this machine's resolver, without a question to any network: more than 255 characters, more than 63.
@@ -274,7 +270,7 @@ _UNREACHED = {
 
 
 def _paused(words: str, **more: Any) -> Case:
-    return Case(kind=Deferred, words=words, due_s=PROBE_S, scope="account", **more)
+    return Case(kind=Deferred, words=words, due_s=PROBE_S, effect="pause", **more)
 
 
 def _proxy_says(status: int, tls: Tls | None = None) -> Case:

@@ -209,7 +209,7 @@ def test_an_empty_file_is_sent_as_one(client: Client) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_answer_has_its_event(name: str, client: Client, tmp_path: Path, authority: trustme.CA) -> None:
-    """Each row of the table, over real sockets: event, status, due time, scope, whether it counts, and its sentence."""
+    """Each row of the table, over real sockets: event, status, due time, effect, whether it counts, its sentence."""
     case = CASES[name]
     with offered(case, authority, tmp_path) as (url, lines, server):
         event = client.send(url, case.content, account="\n    ".join(lines))
@@ -224,8 +224,9 @@ def test_every_answer_has_its_event(name: str, client: Client, tmp_path: Path, a
     assert after.attempts - DROP.attempts == case.counted
     if isinstance(event, Lost) and not case.large:
         assert event.sent == len(case.content)
+    if isinstance(event, Deferred | Lost):
+        assert event.effect == case.effect
     if isinstance(event, Deferred):
-        assert event.scope == case.scope
         assert ordinary(event) if case.due_s is None else event.due_at == NOW + case.due_s
     if "certificate" in name or case.proxy or "authority unknown" in name:
         assert not any(b"Authorization" in head for head in heads), "the key went to somebody who is not OptiPub"
@@ -811,5 +812,7 @@ def test_a_break_says_how_far_it_came() -> None:
     """The sentence names the bytes that left, and what to do where a person can do something."""
     event = read_answer(Break(what="x broke", cure="Mend it"), offer(sent=1234, size=56789, whole=False))
     assert event == Deferred(
-        due_at=NOW + 5.0, cause="x broke after 1,234 of 56,789 bytes: the file was not taken. Mend it"
+        due_at=NOW + 5.0,
+        cause="x broke after 1,234 of 56,789 bytes: the file was not taken. Mend it",
+        effect="breaker",
     )
