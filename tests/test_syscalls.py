@@ -182,7 +182,7 @@ def untraceable() -> str:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(0 if FACTOR else 120)
+@pytest.mark.timeout(0 if FACTOR else 400)
 @pytest.mark.parametrize("thread", THREADS)
 @pytest.mark.parametrize("script", SERVERS)
 def test_a_kill_at_each_system_call(script: str, thread: str, place: Path, server: Server, nursery: Nursery) -> None:
