@@ -6,7 +6,7 @@ machine slows both sides.
 
     wall     seconds from the first file to the last answer. Of dropzone without the start of Python: a daemon runs
     CPU      user and system, of the sender alone
-    memory   the peak of the sender's resident memory; of curl that of the largest of its processes
+    memory   the peak of the sender's resident memory; of curl an upper bound (that of this program, when it forks)
     told     the longest time without word of progress, in the middle of an upload
 
 Figures are printed and not judged.
@@ -183,13 +183,17 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=1 << 30, help="of the large file (1 GiB)")
     parser.add_argument("--files", type=int, default=2000, help="small ones (2000)")
     parser.add_argument("--rounds", type=int, default=3, help="of both sides in turn (3)")
+    # In memory, or the disk is still busy with the file just made while it is sent.
+    memory = Path("/dev/shm")  # noqa: S108
+    default = memory if os.access(memory, os.W_OK) else None
+    parser.add_argument("--at", type=Path, default=default, help="where the files are made (/dev/shm, else /tmp)")
     options = parser.parse_args()
     if not shutil.which("curl"):
         sys.exit("There is no curl to compare with. On Debian or Ubuntu: apt install curl")
     today, load = datetime.now(UTC).date(), os.getloadavg()[0]
     print(f"{today}, {os.cpu_count()} cores (load {load:.1f} before), Linux {platform.release()}", end=", ")
     print(f"Python {platform.python_version()}, medians of {options.rounds} rounds", flush=True)
-    with tempfile.TemporaryDirectory(prefix="dropzone-bench-") as place, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="dropzone-bench-", dir=options.at) as place, ExitStack() as stack:
         at = Path(place).resolve()
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(at / "ca.pem"))

@@ -72,9 +72,18 @@ class Disk:
 
     def unmount(self) -> None:
         # The kernel may still be letting go of what a program had open that has ended already.
-        patience = time.monotonic() + 20
+        patience = time.monotonic() + 10
         while subprocess.run(["umount", self.root], capture_output=True, check=False).returncode:
-            assert time.monotonic() < patience, f"{self.root} stays busy"
+            assert time.monotonic() < patience, f"{self.root} stays busy: {self._users()}"
+
+    def _users(self) -> list[str]:
+        """Who has what open there, for the message."""
+        found = []
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            with contextlib.suppress(OSError):
+                if (target := str(link.readlink())).startswith(str(self.root)):
+                    found.append(f"{link}: {target}")
+        return found
 
     def sync(self) -> None:
         """Make all of it durable: what was set up for the test is not what the test is about."""
