@@ -1,13 +1,12 @@
 """The fast engine against the plain one: the same bytes and the same report, whatever the file and wherever it is cut.
 
-`DROPZONE_FUZZ=1000000` (`make soak`) tries that many files instead of the 20,000 of `make test`. A file is made from
-its number alone, so a failure names all that is needed to see it again: ``mean(NUMBER)``.
+`make soak` tries a million files instead of the 20,000 of `make test`. A file is made from its number alone, so a
+failure names all that is needed to see it again: ``mean(NUMBER)``.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +16,7 @@ from oracle import check as plain
 from oracle import lines as plain_lines
 from oracle import rows as plain_rows
 from oracle.mean import Case, mean
+from soak import times
 
 from dropzone.drop import Report
 from dropzone.sheet import check, hashes, trail
@@ -25,7 +25,7 @@ from dropzone.sheet.parts import Files, Outcome, Part, Plan, read_part
 from dropzone.sheet.patterns import ENGINES
 from dropzone.sheet.rules import KEPT_OF_LONG_LINE, Refusal
 
-FILES = int(os.environ.get("DROPZONE_FUZZ", "20000"))
+FILES = times(20_000, soak=1_000_000)
 BLOCKS = max(20, FILES // 5_000)
 MODES = [(name, most) for name in ENGINES for most in (1, 2, 4)]
 
@@ -95,6 +95,7 @@ def comparable(report: Report, prepared: io.BytesIO, rejects: io.BytesIO) -> Fou
     return report, prepared.getvalue(), rejects.getvalue()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_the_fast_engine_gives_what_the_plain_one_gives(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepared copy, rejects and report are the same, byte for byte, with every engine for patterns."""
