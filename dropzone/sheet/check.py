@@ -24,7 +24,8 @@ from dropzone.sheet.patterns import Engine, best
 from dropzone.sheet.reading import Reading, Tally
 from dropzone.sheet.repeats import Repeats, Sink
 from dropzone.sheet.rules import ROW_LIMIT, Refusal, Repair
-from dropzone.sheet.text import CHUNK, Source, Text, as_bytes
+from dropzone.sheet.source import Source, Stretch, Twice
+from dropzone.sheet.text import CHUNK, Text, as_bytes
 from dropzone.sheet.trail import Trail, find_repeats
 
 _COPIED = 1 << 20  # bytes at a time
@@ -72,8 +73,9 @@ def check(
     with ExitStack() as files:
         checking = _Check(folder, prepared, rejects, files, scratch)
         told = progress or (lambda _: None)
+        twice = Twice(source, files, scratch)
         text = Text(
-            source,
+            twice,
             folder,
             checking.tally.repairs,
             compressed=compressed,
@@ -82,7 +84,7 @@ def check(
         )
         plan = plan or Plan(most=1 if compressed else cores, start=Beside)
         try:
-            return checking.run(source, text, Lines(text, limit=row_limit), engine or best(), plan)
+            return checking.run(twice, text, Lines(text, limit=row_limit), engine or best(), plan)
         except Refusal as refusal:
             return Report(
                 problems=refusal.problems[:MAX_PROBLEMS],
@@ -108,12 +110,12 @@ class _Check:
         superseded = self._held.supersede if self._held else None
         self._repeats = files.enter_context(Repeats(superseded=superseded, scratch=scratch))
 
-    def run(self, source: Source, text: Text, lines: Lines, engine: Engine, plan: Plan) -> Report:
+    def run(self, source: Twice, text: Text, lines: Lines, engine: Engine, plan: Plan) -> Report:
         """Read the header and all rows. Raises `Refusal` where the text cannot be read to its end."""
         header = read_header(lines, self._folder, self.tally.repairs)
         self._prepared.write(header.line.encode() + b"\n")
         rejects = _Rejects(self._rejects, header)
-        trail = Trail(self._file(), self._file(), new_key())
+        trail = Trail(self._file(), self._file(), new_key(), lambda: text.again(source.again()))
         reading = Reading(
             self._folder,
             header,
@@ -129,9 +131,9 @@ class _Check:
         trails, bytes_read = [trail], text.bytes_read
         if text.stop is not None:
             if outcomes := self._outcomes(lines, text):
-                trails += [
-                    self._take(*each, rejects, trail.key) for each in zip(self.others.files, outcomes, strict=True)
-                ]
+                for part, outcome in zip(self.others.files, outcomes, strict=True):
+                    self._take(part, outcome, rejects)
+                    trails.append(_trail_of(part, outcome, trail.key, source, text))
                 bytes_read = outcomes[-1].end
             else:
                 text.go_on()
@@ -147,7 +149,7 @@ class _Check:
     # ------------------------------------------------------------------------------------------------- parts
 
     def _begin_others(
-        self, source: Source, text: Text, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes
+        self, source: Twice, text: Text, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes
     ) -> None:
         """Cut the file, if it is to be and can be, and have all parts but the first one read."""
         fd = find_file(source, text, self._folder) if plan.most > 1 else None
@@ -176,14 +178,13 @@ class _Check:
         """What came of the other parts, if the first one ended with a row and all others did."""
         return self.others.wait(text.tell_progress) if lines.passed == text.stop_at else []
 
-    def _take(self, files: Files, outcome: Outcome, rejects: Sink, key: bytes) -> Trail:
-        """Add what a part came to, to what those before it did; its trail."""
+    def _take(self, files: Files, outcome: Outcome, rejects: Sink) -> None:
+        """Add what a part came to, to what those before it did."""
         self.tally.add(outcome.tally)
         for sink, file in ((self._prepared, files.prepared), (rejects, files.rejects)):
             file.seek(0)
             while piece := file.read(_COPIED):
                 sink.write(piece)
-        return Trail(files.rows, files.hashes, key, count=outcome.count)
 
     def _file(self) -> IO[bytes]:
         return self._files.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self._scratch))
@@ -204,6 +205,13 @@ class _Check:
             bytes_read=bytes_read,
             refused=refused(tally, self._repeats.count, self._folder),
         )
+
+
+def _trail_of(files: Files, outcome: Outcome, key: bytes, source: Twice, text: Text) -> Trail:
+    """The trail that a part has left; `text` is the whole file's."""
+    assert source.file is not None  # or it could not have been read in parts
+    stretch = Stretch(source.file[0], outcome.start)
+    return Trail(files.frames, files.hashes, key, lambda: text.again(stretch, outcome.start), count=outcome.count)
 
 
 class _Rejects:

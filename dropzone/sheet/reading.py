@@ -80,19 +80,23 @@ class Reading:
             if not any(self._run(lines, tier) for tier in self._tiers):
                 self._row(lines)
 
-    def key_of(self, row: bytes) -> tuple[str, int]:
-        """What stands in the column of the addresses of a good row as it came, for comparing, and its column."""
-        cells, _, _ = self._header.dialect.parse(text_of(row), len(self._header.names))
+    def key_of(self, row: bytes) -> tuple[str, int] | None:
+        """What stands in the column of the addresses of a row as it came, for comparing, and its column; None if none.
+
+        A row that was good when it was read first is none only if somebody has changed the file meanwhile.
+        """
+        cells, fields, _ = self._header.dialect.parse(text_of(row), len(self._header.names))
+        if fields != len(self._header.names):
+            return None
         cell = cells[self._header.order[0]]
         entry = self._read(cell)
-        assert isinstance(entry, Entry)  # it was good when it was read first
-        return entry.key, cell.start + 1
+        return (entry.key, cell.start + 1) if isinstance(entry, Entry) else None
 
     # ------------------------------------------------------------------------------------------- many rows
 
     def _run(self, lines: Lines, tier: Tier) -> bool:
         """The rows that `tier` takes, if it takes the next one."""
-        line = lines.line
+        line, place = lines.line, lines.passed
         run = lines.run(tier.pattern)
         if not run:
             return False
@@ -100,7 +104,7 @@ class Reading:
         self._tally.rows += count
         self._tally.kinds.setdefault(tier.hashes, line)
         written = tier.rewrite(run, self._tally.repairs) if tier.rewrite else run
-        self._trail.add_run(line, count, run, written)
+        self._trail.add_run(line, count, place, run, written)
         if self._held:
             self._held.add(line, written, count)
         else:
