@@ -14,6 +14,7 @@ from typing import IO
 
 from dropzone.config import Folder
 from dropzone.drop import MAX_PROBLEMS, Report
+from dropzone.sheet.behind import Behind, Later
 from dropzone.sheet.beside import Beside
 from dropzone.sheet.hashes import new_key
 from dropzone.sheet.header import Header, describe, read_header
@@ -71,7 +72,7 @@ def check(
     may have, what runs the patterns, and how parts are cut.
     """
     with ExitStack() as files:
-        checking = _Check(folder, prepared, rejects, files, scratch)
+        checking = _Check(folder, prepared, rejects, files, scratch, beside=cores > 1)
         told = progress or (lambda _: None)
         twice = Twice(source, files, scratch)
         text = Text(
@@ -98,11 +99,22 @@ def check(
 class _Check:
     """One check: what it writes to, what it has found."""
 
-    def __init__(self, folder: Folder, prepared: Sink, rejects: Sink, files: ExitStack, scratch: str | None) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        prepared: Sink,
+        rejects: Sink,
+        files: ExitStack,
+        scratch: str | None,
+        *,
+        beside: bool,
+    ) -> None:
         self.tally = Tally()
         self.others = Others(files, scratch)
         self._folder = folder
-        self._prepared = prepared
+        self._writing = files.enter_context(Behind(beside=beside))
+        self._hashing = files.enter_context(Behind(beside=beside))
+        self._prepared = Later(prepared, self._writing)
         self._rejects = rejects
         self._files = files
         self._scratch = scratch
@@ -115,7 +127,14 @@ class _Check:
         header = read_header(lines, self._folder, self.tally.repairs)
         self._prepared.write(header.line.encode() + b"\n")
         rejects = _Rejects(self._rejects, header)
-        trail = Trail(self._file(), self._file(), new_key(), lambda: text.again(source.again()))
+        trail = Trail(
+            self._file(),
+            self._file(),
+            new_key(),
+            self._hashing,
+            lambda: text.again(source.again()),
+            end=header.entry_end,
+        )
         reading = Reading(
             self._folder,
             header,
@@ -133,7 +152,7 @@ class _Check:
             if outcomes := self._outcomes(lines, text):
                 for part, outcome in zip(self.others.files, outcomes, strict=True):
                     self._take(part, outcome, rejects)
-                    trails.append(_trail_of(part, outcome, trail.key, source, text))
+                    trails.append(self._trail_of(part, outcome, trail.key, source, text))
                 bytes_read = outcomes[-1].end
             else:
                 text.go_on()
@@ -144,6 +163,8 @@ class _Check:
         if self._held:
             self._held.release(self._prepared)
             self.tally.repairs[Repair.SUPERSEDED] = self._repeats.count
+        self._prepared.flush()
+        self._writing.finish()
         return self._report(header, text.encoding, bytes_read)
 
     # ------------------------------------------------------------------------------------------------- parts
@@ -186,6 +207,19 @@ class _Check:
             while piece := file.read(_COPIED):
                 sink.write(piece)
 
+    def _trail_of(self, files: Files, outcome: Outcome, key: bytes, source: Twice, text: Text) -> Trail:
+        """The trail that a part has left; `text` is the whole file's."""
+        assert source.file is not None  # or it could not have been read in parts
+        stretch = Stretch(source.file[0], outcome.start)
+        return Trail(
+            files.frames,
+            files.hashes,
+            key,
+            self._hashing,
+            lambda: text.again(stretch, outcome.start),
+            count=outcome.count,
+        )
+
     def _file(self) -> IO[bytes]:
         return self._files.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self._scratch))
 
@@ -205,13 +239,6 @@ class _Check:
             bytes_read=bytes_read,
             refused=refused(tally, self._repeats.count, self._folder),
         )
-
-
-def _trail_of(files: Files, outcome: Outcome, key: bytes, source: Twice, text: Text) -> Trail:
-    """The trail that a part has left; `text` is the whole file's."""
-    assert source.file is not None  # or it could not have been read in parts
-    stretch = Stretch(source.file[0], outcome.start)
-    return Trail(files.frames, files.hashes, key, lambda: text.again(stretch, outcome.start), count=outcome.count)
 
 
 class _Rejects:

@@ -17,6 +17,7 @@ from typing import IO, Protocol
 
 from dropzone.config import Folder
 from dropzone.sheet import hashes
+from dropzone.sheet.behind import Behind
 from dropzone.sheet.header import Header
 from dropzone.sheet.lines import Lines, Pattern
 from dropzone.sheet.patterns import ENGINES, Engine
@@ -203,13 +204,13 @@ def read_part(part: Part, fd: int, files: Files, progress: Callable[[int], None]
     )
     text.stop = None if part.stop is None else part.stop - part.start
     lines = Lines(text, limit=part.row_limit, line=1 + _count_lines(fd, part.start))
-    trail = Trail(files.frames, files.hashes, part.key)
+    trail = Trail(files.frames, files.hashes, part.key, Behind(beside=False), end=part.header.entry_end)
     engine = ENGINES[part.engine]
     reading = Reading(
         folder, part.header, engine, prepared=files.prepared, rejects=files.rejects, trail=trail, tally=tally
     )
     reading.read_all(lines)
-    trail.flush(hashes.best(part.key))
+    trail.finish(hashes.best(part.key))
     for file in files.all():
         file.flush()
     whole = text.stop is None or lines.passed == text.stop_at

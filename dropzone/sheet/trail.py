@@ -14,6 +14,7 @@ from struct import Struct
 from typing import IO, Protocol
 
 from dropzone.sheet import hashes
+from dropzone.sheet.behind import Behind
 from dropzone.sheet.hashes import SIZE, Hashing, Plain
 
 _FRAME = Struct("<BQQII")  # kind, line; of a run its place, rows and bytes; of one row its column, 1, its key's bytes
@@ -33,7 +34,7 @@ class Trail:
     """What the rows of a file, or of a part, leave. `frames` and `hashes` are files, empty or with `count` rows.
 
     `key` is what hashes are keyed with; trails that are to be searched together share it. `again` gives the text in
-    which the rows stand once more, in pieces.
+    which the rows stand once more, in pieces. `end` is what stands behind an address: a comma, or the line end.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Trail:
         frames: IO[bytes],
         hashes: IO[bytes],
         key: bytes,
+        behind: Behind,
         again: Callable[[], Iterator[bytes]] = lambda: iter(()),
         *,
+        end: bytes = b",",
         count: int = 0,
     ) -> None:
         self.frames = frames
@@ -50,6 +53,8 @@ class Trail:
         self.key = key
         self.again = again
         self.count = count  # good rows
+        self._end = end
+        self._behind = behind
         self._pending: list[bytes] = []
         self._size = 0
         self._hashing: Hashing | None = None
@@ -67,21 +72,30 @@ class Trail:
         """Note one row that was read exactly; its address is `key`, without case."""
         entry = key.encode()
         self.frames.write(_FRAME.pack(_SINGLE, line, column, 1, len(entry)) + entry)
-        self._note(1, entry + b"\n")
+        self._note(1, entry + (b"\n" if self._end == b"\n" else self._end + b"\n"))
 
     def _note(self, count: int, written: bytes) -> None:
         self.count += count
         self._pending.append(written)
         self._size += len(written)
         if self._size > (_AT_ONCE if self._hashing else SMALL):
-            self.flush(self._hashing or hashes.best(self.key))
+            self._hash(self._hashing or hashes.best(self.key))
 
-    def flush(self, hashing: Hashing) -> None:
-        """Hash what was noted last; with `hashing`, if nothing was hashed yet."""
-        self._hashing = self._hashing or hashing
-        if self._pending:
-            self.hashes.write(self._hashing.hashes(b"".join(self._pending)))
-        self._pending, self._size = [], 0
+    def finish(self, hashing: Hashing) -> None:
+        """Have all that was noted hashed; with `hashing`, if nothing was hashed yet."""
+        self._hash(self._hashing or hashing)
+        self._behind.finish()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether nothing was hashed yet."""
+        return self._hashing is None
+
+    def _hash(self, hashing: Hashing) -> None:
+        self._hashing = hashing
+        rows, self._pending, self._size = self._pending, [], 0
+        if rows:
+            self._behind.do(lambda: self.hashes.write(hashing.hashes(b"".join(rows), self._end)))
 
 
 def find_repeats(
@@ -97,10 +111,10 @@ def find_repeats(
     somebody has changed the file meanwhile. `tell` is called again and again, and what it raises ends the search. May
     raise OSError, and what reading the text anew raises.
     """
-    alone = len(trails) == 1
-    hashing = Plain() if alone and trails[0].hashes.tell() == 0 else hashes.best(trails[0].key)
+    small = len(trails) == 1 and trails[0].is_small
+    hashing = Plain() if small else hashes.best(trails[0].key)
     for trail in trails:
-        trail.flush(hashing)
+        trail.finish(hashing)
     marks = _Marks(sum(trail.count for trail in trails))
     with tempfile.SpooledTemporaryFile(hashes.BLOCK * SIZE, dir=scratch) as space:
         blocks = (block for trail in trails for block in _blocks(trail.hashes))
