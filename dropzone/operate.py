@@ -180,7 +180,9 @@ def check(
     try:
         with file.open("rb") as source, _sink(out) as prepared, _sink(None) as rejects:
             compressed = os.fsencode(file.name).lower().endswith(b".gz")
-            return sheet.check(source, prepared, rejects, folder, compressed=compressed, progress=progress)
+            return sheet.check(
+                source, prepared, rejects, folder, compressed=compressed, progress=progress, cores=sheet.cores()
+            )
     except OSError as error:
         where = error.filename or file
         raise OperatorError(f"cannot use {printable(str(where))}: {error.strerror}", "Is the path right?") from error

@@ -190,6 +190,7 @@ class Pipeline:
             compressed=drop.name.lower().endswith(b".gz"),
             progress=progress,
             scratch=str(bench.scratch),
+            cores=sheet.cores(),
         )
 
     def _guard(self, drop: Drop, folder: Folder, report: Report) -> Withheld | None:

@@ -20,13 +20,14 @@ Step = Callable[[], object]
 
 
 class Behind:
-    """Steps that are done one after the other behind the caller, or, without `beside`, at once.
+    """Steps that are done one after the other behind the caller; at once without `beside`, and so is the first one.
 
     Leaving it as a context ends what is under way, and drops what still waits.
     """
 
     def __init__(self, *, beside: bool) -> None:
         self._beside = beside
+        self._begun = False
         self._waiting: Queue[Step | None] = Queue(_WAITING)
         self._thread: Thread | None = None
         self._failure: BaseException | None = None
@@ -43,10 +44,11 @@ class Behind:
 
     def do(self, step: Step) -> None:
         """Have `step` done after all that came before. Raises what went wrong in one of those."""
-        if not self._beside:
+        if not self._begun:  # with a small file it ends here, and needs no thread
+            self._begun = self._beside
             step()
             return
-        if self._thread is None:  # a small file needs none
+        if self._thread is None:
             self._thread = Thread(target=self._run, name="behind", daemon=True)
             self._thread.start()
         self._raise()

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
+from dropzone.sheet.hashes import count_lines
 from dropzone.sheet.rules import KEPT_OF_LONG_LINE, ROW_LIMIT, Fault, Refusal, Rule, refusal
 from dropzone.sheet.text import Text, bytes_of, text_of
 
@@ -92,7 +93,7 @@ class Lines:
         if found is None:
             return b""
         rows = self._text[self._at : found.end()]
-        self._move(found.end(), rows.count(b"\n"))
+        self._move(found.end(), count_lines(rows))
         return rows
 
     def peek(self) -> Peek | None:

@@ -101,6 +101,15 @@ class Plan:
     smallest: int = SMALLEST
 
 
+def pays(folder: Folder, engine: Engine) -> bool:
+    """Whether parts are faster than one pass with its writing and hashing on another core.
+
+    They are where the interpreter itself has most of the work: with patterns run by `re`, and with a digest for each
+    address. RE2 lets other threads go on meanwhile, and what a part has written must be copied once more.
+    """
+    return engine.name == "re" or folder.hash_plain
+
+
 def find_file(source: Twice, text: Text, folder: Folder) -> int | None:
     """The descriptor of a source that can be read in parts, None of any other.
 

@@ -77,12 +77,12 @@ class Twice:
             self._copy.write(piece)
         return piece
 
-    def again(self) -> Source:
-        """The same bytes from the start, as far as they were read; of a plain file, as they are by now."""
+    def again(self, start: int = 0) -> Source:
+        """The same bytes from `start` on, as far as they were read; of a plain file, as they are by now."""
         if self.file is not None:
-            return Stretch(*self.file)
+            return Stretch(self.file[0], self.file[1] + start)
         assert self._copy is not None
-        self._copy.seek(0)
+        self._copy.seek(start)
         return self._copy
 
 
