@@ -5,7 +5,6 @@ That all of it changes no byte of the outcome is shown in `test_sheet_same.py`.
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import random
@@ -24,8 +23,6 @@ from dropzone.errors import Cancelled
 from dropzone.sheet import check, cores, hashes
 from dropzone.sheet.behind import Behind, Later
 from dropzone.sheet.hashes import SIZE, Plain, Vectors, new_key
-from dropzone.sheet.held import HeldRows
-from dropzone.sheet.repeats import Repeats
 from dropzone.sheet.source import Twice
 
 # ---------------------------------------------------------------------------------------------------------- hashes
@@ -124,30 +121,26 @@ def test_steps_are_done_in_order_and_not_after_a_failure() -> None:
         behind.finish()
         assert done == list(range(20))
         behind.do(fail)
+        behind.do(lambda: done.append(99))
         with pytest.raises(OSError, match="Input"):
             behind.finish()
-        with pytest.raises(OSError, match="Input"):
-            behind.do(lambda: done.append(99))
     assert 99 not in done
 
 
-def test_what_waits_is_dropped_when_nobody_wants_it_any_more() -> None:
-    """A check that is cancelled does not write on."""
-    begun, go, done = threading.Event(), threading.Event(), []
+def test_a_cancelled_check_writes_no_further_and_leaves_no_thread() -> None:
+    """Work on another core ends with the check that it is for."""
+    before = threading.active_count()
+    rows = b"email\n" + b"".join(b"a%d@example.com\n" % number for number in range(300_000))
+    out = Nowhere()
 
-    def wait() -> None:
-        begun.set()
-        go.wait()
+    def stop(count: int) -> None:
+        if count > len(rows) // 2:
+            raise Cancelled
 
-    with pytest.raises(Cancelled), Behind(beside=True) as behind:
-        behind.do(lambda: None)
-        behind.do(wait)
-        behind.do(lambda: done.append(1))
-        begun.wait()
-        threading.Timer(0, go.set).start()
-        behind._left = True  # as leaving does, before the step that it waits for has ended
-        raise Cancelled
-    assert not done
+    with pytest.raises(Cancelled):
+        check(io.BytesIO(rows), out, Nowhere(), folder(), cores=2, progress=stop)
+    assert out.size < len(rows)
+    assert threading.active_count() == before
 
 
 def test_a_later_sink_writes_the_same_bytes() -> None:
@@ -244,3 +237,22 @@ def _longest_gap_s(content: Iterator[bytes], **keys: object) -> float:
 
     check(Stream(content), Nowhere(), Nowhere(), folder(**keys), progress=tell)
     return longest
+
+
+_TWICE = b"".join(b"a%d@example.com,\n" % number for number in range(150_000))
+_LONG_CHECKS: dict[str, tuple[list[bytes], dict[str, object]]] = {
+    "plain rows": ([b"a@b.co,x\n" * 400_000], {}),
+    "every row twice": ([_TWICE, _TWICE], {}),
+    "the last of every two": ([_TWICE, _TWICE], {"repeats": "last"}),
+    "blank lines": ([b"\n" * 600_000], {}),
+    "bad rows": ([b"x,x\n" * 200_000], {"bad_rows": "100%"}),
+    "no line end": ([b"x" * (8 << 20)], {"bad_rows": 1}),
+    "an open quote": ([b'a@b.co,"\n', b"b@b.co,x\n" * 300_000], {"bad_rows": 1}),
+}
+
+
+@pytest.mark.parametrize("name", _LONG_CHECKS)
+def test_a_stop_takes_effect_within_a_second(name: str) -> None:
+    """Whatever a file is like and whichever step is under way, progress is told often enough to end it soon."""
+    pieces, keys = _LONG_CHECKS[name]
+    assert _longest_gap_s(iter([b"email,varr_x\n", *pieces]), **keys) < 1.0

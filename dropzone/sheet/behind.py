@@ -6,9 +6,9 @@ What goes wrong there is raised here, at the next step or at the end, and nothin
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from queue import Queue
-from threading import Thread
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from dropzone.sheet.repeats import Sink
@@ -28,19 +28,16 @@ class Behind:
     def __init__(self, *, beside: bool) -> None:
         self._beside = beside
         self._begun = False
-        self._waiting: Queue[Step | None] = Queue(_WAITING)
-        self._thread: Thread | None = None
-        self._failure: BaseException | None = None
-        self._left = False
+        self._broken = False
+        self._pool: ThreadPoolExecutor | None = None
+        self._waiting: deque[Future[None]] = deque()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._left = True
-        if self._thread:
-            self._waiting.put(None)
-            self._thread.join()
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
 
     def do(self, step: Step) -> None:
         """Have `step` done after all that came before. Raises what went wrong in one of those."""
@@ -48,30 +45,22 @@ class Behind:
             self._begun = self._beside
             step()
             return
-        if self._thread is None:
-            self._thread = Thread(target=self._run, name="behind", daemon=True)
-            self._thread.start()
-        self._raise()
-        self._waiting.put(step)
+        self._pool = self._pool or ThreadPoolExecutor(1, "behind")
+        while len(self._waiting) >= _WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._take, step))
 
     def finish(self) -> None:
         """Wait until all is done. Raises what went wrong."""
-        self._waiting.join()
-        self._raise()
+        while self._waiting:
+            self._waiting.popleft().result()
 
-    def _raise(self) -> None:
-        if self._failure:
-            raise self._failure
-
-    def _run(self) -> None:
-        while step := self._waiting.get():
-            try:
-                if not (self._failure or self._left):
-                    step()
-            except BaseException as failure:  # noqa: BLE001 - it is raised where somebody waits for it
-                self._failure = failure
-            finally:
-                self._waiting.task_done()
+    def _take(self, step: Step) -> None:
+        """Do one step, unless an earlier one has failed, of which its own result tells."""
+        if not self._broken:
+            self._broken = True
+            step()
+            self._broken = False
 
 
 class Later:
