@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +24,10 @@ from dropzone.errors import Cancelled
 from dropzone.sheet import check, cores, hashes
 from dropzone.sheet.behind import Behind, Later
 from dropzone.sheet.hashes import SIZE, Plain, Vectors, new_key
+from dropzone.sheet.patterns import ENGINES, Shape, rows
 from dropzone.sheet.source import Twice
+
+_EXACT = replace(ENGINES["re"], trusted=False)  # every row one by one
 
 # ---------------------------------------------------------------------------------------------------------- hashes
 
@@ -81,6 +85,29 @@ def test_lines_are_counted_the_same_with_numpy(seed: int) -> None:
     assert hashes.count_lines(text) == text.count(b"\n")
 
 
+# -------------------------------------------------------------------------------------------------------- patterns
+
+
+@pytest.mark.parametrize("loose", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_patterns_take_no_character_that_the_rules_refuse(engine: str, loose: bool) -> None:
+    """Each character of Latin-1 at each place of a row: what a pattern takes has no problem when it is read exactly."""
+    pattern = rows(Shape(delimiter=",", width=3, entry=0, kind="address", loose=loose), ENGINES[engine])
+    taken = 0
+    for code in range(1, 256):
+        row = 'a@b.co,x,"y"'
+        for at in range(len(row) + 1):
+            line = (row[:at] + chr(code) + row[at:] + "\n").encode()
+            found = pattern.match(line, 0, len(line))
+            if found is None or found.end() < len(line):
+                continue
+            taken += 1
+            report = check(io.BytesIO(b"email,varr_a,varr_b\n" + line), Nowhere(), Nowhere(), folder(), engine=_EXACT)
+            assert (report.good_rows, report.bad_rows) == (1, 0), line
+            assert loose or not report.repairs, line
+    assert taken > 500
+
+
 # ------------------------------------------------------------------------------------------------------ other cores
 
 
@@ -99,12 +126,12 @@ class _Full:
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_full_disk_ends_the_check_wherever_it_is_written(count: int) -> None:
     """What goes wrong behind the reading is raised to who reads, and no thread is left."""
-    rows = b"email\n" + b"".join(b"a%d@example.com\n" % number for number in range(300_000))
+    content = b"email\n" + b"".join(b"a%d@example.com\n" % number for number in range(300_000))
     before = threading.active_count()
     with pytest.raises(OSError, match="No space left"):
-        check(io.BytesIO(rows), _Full(3_000_000), Nowhere(), folder(), cores=count)
+        check(io.BytesIO(content), _Full(3_000_000), Nowhere(), folder(), cores=count)
     with pytest.raises(OSError, match="No space left"):  # in the very last step
-        check(io.BytesIO(rows), _Full(len(rows) - 1), Nowhere(), folder(), cores=count)
+        check(io.BytesIO(content), _Full(len(content) - 1), Nowhere(), folder(), cores=count)
     assert threading.active_count() == before
 
 
@@ -130,16 +157,16 @@ def test_steps_are_done_in_order_and_not_after_a_failure() -> None:
 def test_a_cancelled_check_writes_no_further_and_leaves_no_thread() -> None:
     """Work on another core ends with the check that it is for."""
     before = threading.active_count()
-    rows = b"email\n" + b"".join(b"a%d@example.com\n" % number for number in range(300_000))
+    content = b"email\n" + b"".join(b"a%d@example.com\n" % number for number in range(300_000))
     out = Nowhere()
 
     def stop(count: int) -> None:
-        if count > len(rows) // 2:
+        if count > len(content) // 2:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        check(io.BytesIO(rows), out, Nowhere(), folder(), cores=2, progress=stop)
-    assert out.size < len(rows)
+        check(io.BytesIO(content), out, Nowhere(), folder(), cores=2, progress=stop)
+    assert out.size < len(content)
     assert threading.active_count() == before
 
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dropzone.sheet.lines import Lines, Peek
-from dropzone.sheet.rules import Fault, Rule
+from dropzone.sheet.rules import CONTROLS, Fault, Rule
 
-# Unicode's control characters (C0, DEL, C1) but tab, which is a blank, and LF, which is the line end here.
-_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(f"[{CONTROLS}]")
 
 
 class Cell(NamedTuple):
@@ -86,12 +85,15 @@ class Dialect:
         """The first `most` cells of a row, the number of all, and what is wrong with its quotes."""
         kept: list[Cell] = []
         fields = 0
+        last_quote = text.rfind('"')
         for cell in self.cells(text):
             if isinstance(cell, Fault):
                 return (), 0, cell
             fields += 1
             if fields <= most:  # a row of a million cells must not become a million objects
                 kept.append(cell)
+            elif cell.end > last_quote:  # nor be looked at a million times
+                return tuple(kept), fields + text.count(self.delimiter, cell.end), None
         return tuple(kept), fields, None
 
     def cells(self, text: str) -> Iterator[Cell | Fault]:
