@@ -13,7 +13,7 @@ from typing import Self
 
 from dropzone.sheet.repeats import Sink
 
-_WAITING = 4  # steps that may wait: about as many chunks of a file are in memory
+_WAITING = 2  # steps that may wait: about as many chunks of a file are in memory
 _AT_ONCE = 1 << 17  # bytes written in one step; more, where that is how they come
 
 Step = Callable[[], object]
