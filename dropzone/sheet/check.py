@@ -88,7 +88,7 @@ def check(
         )
         engine = engine or best()
         if plan is None:
-            in_parts = cores > 1 and not compressed and pays(folder, engine) and _parts_are_free(files)
+            in_parts = cores > 1 and not compressed and pays(folder, engine) and parts_are_free(files)
             plan = Plan(most=cores if in_parts else 1, start=Beside)
         try:
             return checking.run(engine, plan, row_limit)
@@ -105,7 +105,7 @@ def check(
 _in_parts = threading.Lock()
 
 
-def _parts_are_free(files: ExitStack) -> bool:
+def parts_are_free(files: ExitStack) -> bool:
     """Whether no other file is read in parts just now; if so, none is until `files` is left.
 
     Several files at once keep the cores busy as it is, and each part takes the memory of an interpreter.
