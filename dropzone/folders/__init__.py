@@ -31,10 +31,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from dropzone import readiness
-from dropzone.config import Config, Folder
 from dropzone.drop import Drop, is_id
 from dropzone.errors import FolderError
 from dropzone.folders.system import (
@@ -55,6 +54,9 @@ from dropzone.folders.system import (
     translated,
 )
 from dropzone.readiness import Look, Probe
+
+if TYPE_CHECKING:  # the models are slow to load, and `where_is` is asked without them
+    from dropzone.config import Config, Folder
 
 ORIGINAL, ORIGIN, PREPARED, REJECTS, LOG, CHECKS = (
     "original", "origin", "prepared.csv", "rejects.csv", "log", "checks",

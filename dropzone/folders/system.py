@@ -59,11 +59,14 @@ def opened(name: str, flags: int, directory: int) -> Iterator[int]:
 
 
 def open_path(path: Path) -> int:
-    """Open a directory one component at a time, following no link: a partner may own one of the components."""
-    fd = os.open("/", OPEN_DIR)
-    for part in path.parts[1:]:
+    """Open a directory one component at a time, following no link: a partner may own one of the components.
+
+    Those on the way are passed through and not read: a home of mode 0711 lets us through, and no further look.
+    """
+    fd = os.open("/", OPEN_DIR | os.O_PATH)
+    for part in (*path.parts[1:], "."):  # the last step opens for reading what was only found before
         try:
-            inner = os.open(part, OPEN_DIR, dir_fd=fd)
+            inner = os.open(part, OPEN_DIR if part == "." else OPEN_DIR | os.O_PATH, dir_fd=fd)
         finally:
             os.close(fd)
         fd = inner
