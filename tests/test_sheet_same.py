@@ -19,7 +19,7 @@ from oracle.mean import Case, mean
 from soak import times
 
 from dropzone.drop import Report
-from dropzone.sheet import check, hashes, trail
+from dropzone.sheet import behind, check, hashes, trail
 from dropzone.sheet import parts as plans
 from dropzone.sheet.parts import Files, Outcome, Part, Plan, read_part
 from dropzone.sheet.patterns import ENGINES
@@ -63,13 +63,14 @@ def by_the_plain_one(case: Case, patch: pytest.MonkeyPatch) -> Found:
 
 
 def by_the_fast_one(case: Case, engine: str, parts: int, patch: pytest.MonkeyPatch) -> Found:
-    """With what is large made small, so that small files get there, and with and without numpy."""
+    """With what is large made small, so that small files get there; with and without numpy, and a second thread."""
     prepared, rejects = io.BytesIO(), io.BytesIO()
     patch.setattr(trail, "SMALL", [0, 40, 1 << 20][case.number % 3])
     patch.setattr(hashes, "BLOCK", [2, 7, 1 << 19][case.number // 3 % 3])
     patch.setattr(hashes, "best", [hashes.best, lambda _: hashes.Plain()][case.number // 9 % 2])
     if case.number % 4 == 0:  # cut where it is wrong, too: in the middle of cells in quotes
         patch.setattr(plans, "_is_row", lambda *_: True)
+    patch.setattr(behind, "_AT_ONCE", 40)
     patch.setattr(hashes, "anywhere", lambda: True)  # here all parts are read by one interpreter
     with tempfile.TemporaryFile() as file:
         file.write(case.content)
@@ -82,6 +83,7 @@ def by_the_fast_one(case: Case, engine: str, parts: int, patch: pytest.MonkeyPat
             compressed=case.compressed,
             chunk=case.chunk,
             row_limit=case.row_limit,
+            cores=1 + case.number % 2,
             engine=ENGINES[engine],
             plan=Plan(most=1 if case.compressed else parts, start=Here, smallest=1),
         )
