@@ -15,8 +15,8 @@ from scene import Scene, make_scene
 from dropzone.config import Folder
 from dropzone.drop import Drop, State, make_id
 from dropzone.errors import FolderError
-from dropzone.folders import Claim, Folders
-from dropzone.readiness import Look
+from dropzone.folders import Claim, Folders, Wanted
+from dropzone.readiness import Look, Seen
 
 AT = 1_795_400_000.0  # 2026-11-23T05:33:20Z
 
@@ -39,7 +39,7 @@ def folders() -> Folders:
 def claim(folders: Folders, folder: Folder, name: bytes, look: Look | None = None) -> Claim | None:
     look = look or folders.look(folder, name)
     assert look is not None
-    claims, faults = folders.claim(folder, [(make_id(AT), name, look)])
+    claims, faults = folders.claim(folder, [Wanted(id=make_id(AT), name=name, seen=Seen(look))])
     assert not faults
     return claims[0] if claims else None
 
@@ -186,11 +186,12 @@ def test_what_is_no_plain_file_is_not_opened(scene: Scene, folders: Folders, fol
     (scene.inbox / "link.csv").symlink_to("/etc/passwd")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.fsencode(scene.inbox / "sock.csv"))
-        kinds = {name: folders.look(folder, name) for name in folders.names(folder)}
+        with folders.inbox(folder) as inbox:
+            kinds = {name: inbox.look(name) for name in inbox.names()}
     assert len(kinds) == 4
     assert not any(look is None or stat.S_ISREG(look.mode) for look in kinds.values())
-    with pytest.raises(FolderError, match=r"link\.csv"):
-        folders.probe(folder, b"link.csv", look_of(folders, folder, b"link.csv"))
+    with folders.inbox(folder) as inbox, pytest.raises(FolderError, match=r"link\.csv"):
+        inbox.probe(b"link.csv", look_of(folders, folder, b"link.csv"))
 
 
 def test_an_inbox_replaced_by_a_link_is_an_error_not_a_way_out(
@@ -203,7 +204,7 @@ def test_an_inbox_replaced_by_a_link_is_an_error_not_a_way_out(
     scene.inbox.rmdir()
     scene.inbox.symlink_to(elsewhere)
     with pytest.raises(FolderError, match="acme"):
-        folders.names(folder)
+        folders.look(folder, b"secret.csv")
 
 
 def test_orphans_are_found_and_empty_remains_removed(scene: Scene, folders: Folders, folder: Folder) -> None:

@@ -17,8 +17,9 @@ from dropzone import config as configuration
 from dropzone.config import Config, Folder
 from dropzone.drop import Claimed, Drop, State, make_id
 from dropzone.errors import FolderError, LedgerError
-from dropzone.folders import Folders
-from dropzone.intake import BATCH, SYNC_ASIDE, Intake
+from dropzone.folders import Folders, Wanted
+from dropzone.intake import BATCH, Intake
+from dropzone.readiness import SYNC_ASIDE, Seen
 from dropzone.wiring import lay_out
 
 ROWS = b"email\nann@example.com\n"
@@ -690,7 +691,9 @@ def orphan(scene: Scene, name: str, *, folder: str = "acme") -> str:
     look = folders.look(here, os.fsencode(name))
     assert look is not None
     scene.clock.move(0.01)
-    ((claim,), ()) = folders.claim(here, [(make_id(scene.clock.wall), os.fsencode(name), look)])
+    ((claim,), ()) = folders.claim(
+        here, [Wanted(id=make_id(scene.clock.wall), name=os.fsencode(name), seen=Seen(look))]
+    )
     return claim.id
 
 

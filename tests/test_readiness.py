@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dropzone.config import Folder
-from dropzone.readiness import Candidate, Look, Probe, Ready, Unfit, Waiting, judge, probe, why_ignored
+from dropzone.readiness import Candidate, Look, Probe, Ready, Seen, Unfit, Verdict, Waiting, judge, probe, why_ignored
 
 LOOK = Look(dev=1, ino=2, size=100, mtime_ns=3, ctime_ns=4, mode=stat.S_IFREG | 0o640, nlink=1)
 CALM = Probe(writer=False, ended=True)
@@ -22,13 +22,19 @@ def folder() -> Folder:
 
 
 def verdict(
-    folder: Folder, candidate: Candidate, *, now: float, look: Look = LOOK, found: Probe = CALM
-) -> Ready | Waiting | Unfit:
-    return judge(candidate, look, folder, now=now, ask=lambda: found)
+    folder: Folder,
+    candidate: Candidate,
+    *,
+    now: float,
+    look: Look = LOOK,
+    marker: Look | None = None,
+    found: Probe = CALM,
+) -> Verdict:
+    return judge(candidate, Seen(look, marker), folder, now=now, ask=lambda: found)
 
 
 def heard_at(moment: float) -> Candidate:
-    candidate = Candidate(first_seen=moment, quiet_since=moment)
+    candidate = Candidate.found(moment)
     candidate.hear(moment)
     return candidate
 
@@ -40,14 +46,14 @@ def test_a_quiet_whole_file_is_ready_after_its_settle_time(folder: Folder) -> No
     assert isinstance(early, Waiting)
     assert early.settling
     assert early.until == pytest.approx(12.0)
-    assert verdict(folder, candidate, now=12.0) == Ready(LOOK)
+    assert verdict(folder, candidate, now=12.0) == Ready(Seen(LOOK))
 
 
 def test_a_file_that_only_a_scan_found_must_be_quiet_for_longer(folder: Folder) -> None:
     """Nobody told when it last moved, so `settle_unseen` counts, from the first look on."""
-    candidate = Candidate(first_seen=10.0, quiet_since=10.0)
+    candidate = Candidate.found(10.0)
     assert isinstance(verdict(folder, candidate, now=19.9), Waiting)
-    assert verdict(folder, candidate, now=20.0) == Ready(LOOK)
+    assert verdict(folder, candidate, now=20.0) == Ready(Seen(LOOK))
 
 
 @pytest.mark.parametrize("moved", [{"size": 101}, {"mtime_ns": 5}, {"ctime_ns": 5}, {"ino": 9}])
@@ -138,7 +144,7 @@ def test_what_is_no_regular_file_is_never_opened(folder: Folder, kind: int, name
     def ask() -> Probe:
         pytest.fail("it was opened")
 
-    found = judge(heard_at(0.0), replace(LOOK, mode=kind | 0o644), folder, now=100.0, ask=ask)
+    found = judge(heard_at(0.0), Seen(replace(LOOK, mode=kind | 0o644)), folder, now=100.0, ask=ask)
     assert isinstance(found, Unfit)
     assert named in found.why
 
@@ -184,15 +190,18 @@ def test_a_folder_can_ignore_more(folder: Folder) -> None:
         (b"a@b.co\n", True),
         (b"a@b.co\r", True),
         (b"a@b.co", False),
-        ("a\n".encode("utf-16-le"), True),
-        ("a\n".encode("utf-16-be"), True),
-        ("a".encode("utf-16-le"), False),
-        (b"\x1f\x8b\x08rest", True),
+        ("\ufeffa\n".encode("utf-16-le"), True),
+        ("\ufeffa\r".encode("utf-16-be"), True),
+        ("\ufeffa".encode("utf-16-le"), False),
+        ("\ufeffa\n".encode("utf-16-le")[:-1], False),
+        ("\ufeff\u0a0a".encode("utf-16-be"), False),
+        ("\ufeff\u0a00".encode("utf-16-le"), False),
+        (b"\x1f\x8b\x08rest", None),
         (b"", False),
     ],
 )
-def test_the_last_bytes_of_a_real_file(tmp_path: Path, content: bytes, *, ended: bool) -> None:
-    """LF, CR and UTF-16 ends are seen; a compressed file has no last line to look at."""
+def test_the_last_bytes_of_a_real_file(tmp_path: Path, content: bytes, *, ended: bool | None) -> None:
+    """LF, CR and whole UTF-16 ends are seen; a packed file has no last line to look at."""
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     fd = os.open(path, os.O_RDONLY)
