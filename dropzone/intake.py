@@ -68,7 +68,7 @@ class Intake:
     `now` is the wall clock (for drop IDs and rows), `monotonic` the one for quiet times. `left_alone` hears, once for
     each file and reason, of what is not taken over and why; `announce` of every committed event.
     `attend` is told of each inbox right before it is scanned, so that its watch can be looked after.
-    `aside` has slow work done by another thread; by itself it is done at once.
+    `aside` has slow work done by another thread; by itself it is done at once. `admitted`: see the module's head.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Intake:
         announce: Callable[[Drop, Event], None] = lambda drop, event: None,
         attend: Callable[[Path, int], None] = lambda path, fd: None,
         aside: Callable[[Callable[[], None]], object] = lambda work: work(),
+        admitted: int = ADMITTED,
     ) -> None:
         self._folders = folders
         self._ledger = ledger
@@ -91,6 +92,7 @@ class Intake:
         self._announce = announce
         self._attend = attend
         self._aside = aside
+        self._admitted = admitted
         self._inboxes: dict[str, _Memory] = {}
         self._due: list[tuple[float, str, bytes]] = []  # a heap; entries that the candidates contradict are stale
         self._id_ms = 0
@@ -129,7 +131,7 @@ class Intake:
         if candidate is None:
             if why_ignored(os.fsdecode(name), memory.folder):
                 return
-            if memory.settling >= ADMITTED:
+            if memory.settling >= self._admitted:
                 memory.behind = True  # the next scan finds it
                 return
         now = self._monotonic()
@@ -241,7 +243,7 @@ class Intake:
     def _admit(self, memory: _Memory, names: set[bytes], now: float) -> None:
         """Make candidates of the names that are new, by name: nobody can say which of them came first."""
         new = [name for name in names - memory.candidates.keys() if not why_ignored(os.fsdecode(name), memory.folder)]
-        room = max(0, ADMITTED - memory.settling)
+        room = max(0, self._admitted - memory.settling)
         memory.behind = False
         # What a scan finds together moves on together: equal times are taken by name.
         for name in new if len(new) <= room else heapq.nsmallest(room, new):
@@ -397,7 +399,7 @@ class Intake:
             self._make_room(memory)
 
     def _make_room(self, memory: _Memory) -> None:
-        if memory.behind and memory.settling <= ADMITTED // 2:
+        if memory.behind and memory.settling <= self._admitted // 2:
             memory.next_scan = 0.0
 
     def _tell_once(self, memory: _Memory, name: bytes, why: str) -> None:

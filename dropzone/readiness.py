@@ -367,7 +367,8 @@ def _judge(candidate: Candidate, seen: Seen, folder: Folder, now: float, ask: Ca
     look = seen.file
     if folder.marker != "none" and (lacking := _lacks_marker(seen, folder, now)):
         return lacking
-    if (settling := _settling(candidate, _settle(candidate, folder), now)) is not None:
+    settling = _settling(candidate, _settle(candidate, folder), now)
+    if settling is not None and not candidate.writer_looks:  # else ask first whether the writer is still there
         return settling
     if look.size == 0 and (waiting := _empty(candidate, folder, now)) is not None:
         return waiting

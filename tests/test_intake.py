@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -464,6 +465,121 @@ def test_sub_folders_of_an_inbox_are_not_entered(turn: Turn) -> None:
     (turn.scene.inbox / "deeper" / "a.csv").write_bytes(ROWS)
     assert turn.take() == []
     assert turn.left_alone == []
+
+
+def limited(turn: Turn, admitted: int) -> Intake:
+    """An intake that has so few files of an inbox settle at a time."""
+    clock = turn.scene.clock
+    intake = Intake(
+        folders=turn.folders,
+        ledger=turn.ledger,
+        now=lambda: clock.wall,
+        monotonic=lambda: clock.monotonic,
+        left_alone=lambda *what: turn.left_alone.append(what),
+        admitted=admitted,
+    )
+    intake.configure(turn.scene.config)
+    intake.tick()
+    return intake
+
+
+def test_however_many_files_wait_all_are_taken_in_turn(turn: Turn) -> None:
+    """Only so many are remembered at a time; as they go, the next are let in, and none is forgotten."""
+    intake = limited(turn, 10)
+    wanted = [f"{number:03}.csv" for number in range(95)]
+    for name in wanted:
+        turn.scene.put(name, ROWS, folder="acme")
+    intake.scan_soon()
+    taken: list[str] = []
+    for _ in range(300):
+        taken += names(intake.tick())
+        assert intake.settling() or len(taken) == len(wanted)
+        turn.scene.clock.move(0.5)
+    assert taken == wanted
+
+
+def test_what_is_heard_of_beyond_that_is_found_by_the_scan(turn: Turn) -> None:
+    """A flood of events costs no more memory than one of files."""
+    intake = limited(turn, 10)
+    for number in range(30):
+        turn.scene.put(f"{number:03}.csv", ROWS, folder="acme")
+        intake.hear("acme", f"{number:03}.csv".encode())
+    assert intake.settling()
+    taken: list[str] = []
+    for _ in range(200):
+        taken += names(intake.tick())
+        turn.scene.clock.move(0.5)
+    assert sorted(taken) == [f"{number:03}.csv" for number in range(30)]
+
+
+def test_files_that_wait_for_ever_take_no_room(turn: Turn) -> None:
+    """More traps and cut files than may settle at a time: the good file behind them is taken as ever."""
+    intake = limited(turn, 10)
+    for number in range(50):
+        make_link(turn.scene.inbox / f"a{number}.csv")
+        turn.scene.put(f"b{number}.csv", b"email\nann@exam", folder="acme")
+    turn.scene.put("z.csv", ROWS, folder="acme")
+    intake.scan_soon()
+    taken: list[str] = []
+    for _ in range(120):
+        taken += names(intake.tick())
+        turn.scene.clock.move(1.0)
+    assert taken == ["z.csv"]
+
+
+def test_uploads_that_nobody_will_finish_are_reported_once_for_all(turn: Turn) -> None:
+    """A temporary name that is older than a day, as a broken line leaves it; another only after they were gone."""
+    for name in (".a.csv.AbCdEf", "b.csv.part", "c.csv.filepart"):
+        turn.scene.put(name, ROWS, folder="acme")
+    turn.scene.clock.wall = (turn.scene.inbox / "b.csv.part").stat().st_ctime + 86_000.0
+    assert after(turn, 15.0) == []
+    assert turn.left_alone == []
+    for _ in range(5):
+        assert after(turn, 500.0) == []
+    why = "3 unfinished uploads have lain here for more than a day, such as .a.csv.AbCdEf"
+    assert turn.left_alone == [("acme", b"", why)]
+    for path in turn.scene.inbox.iterdir():
+        path.unlink()
+    assert after(turn, 15.0) == []
+    turn.scene.put("d.csv.tmp", ROWS, folder="acme")
+    for _ in range(5):
+        assert after(turn, 90_000.0) == []
+    assert len(turn.left_alone) == 2
+
+
+def test_a_packed_file_is_read_to_its_end_before_it_is_taken(turn: Turn) -> None:
+    """One that is cut waits for its rest like a last line without its end; a whole one is taken after `settle`."""
+    packed = gzip.compress(ROWS * 100)
+    hear(turn, "a.csv.gz", content=packed)
+    hear(turn, "b.csv.gz", content=packed[:-5])
+    assert after(turn, 2.0) == ["a.csv.gz"]
+    assert after(turn, 200.0) == []
+    hear(turn, "b.csv.gz", content=packed)
+    assert after(turn, 0.0) == []
+    assert after(turn, 2.0) == ["b.csv.gz"]
+
+
+def test_the_watch_is_looked_after_before_each_scan(turn: Turn) -> None:
+    """At once with a new configuration, then before each listing, with the directory that is listed."""
+    attended: list[tuple[Path, int]] = []
+    clock = turn.scene.clock
+    intake = Intake(
+        folders=turn.folders,
+        ledger=turn.ledger,
+        now=lambda: clock.wall,
+        monotonic=lambda: clock.monotonic,
+        attend=lambda path, fd: attended.append((path, os.fstat(fd).st_ino)),
+    )
+    inboxes = [(folder.path, folder.path.stat().st_ino) for folder in turn.scene.config.folders.values()]
+    intake.configure(turn.scene.config)
+    assert attended == inboxes
+    intake.tick()
+    clock.move(15.0)
+    intake.tick()
+    assert attended == inboxes * 3
+    intake.scan_soon("globex")
+    intake.tick()
+    assert attended == [*inboxes * 3, inboxes[1]]
 
 
 # --------------------------------------------------------------------------------------------------------- races
