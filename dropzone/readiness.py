@@ -343,7 +343,9 @@ class Candidate:
         """Compare with the last look: whatever the events said (network mounts say nothing), a difference counts."""
         if self.seen is not None and self.seen != seen:
             self.quiet_since = self.still_since = now
-            self.growing = self.growing or self.heard
+            was, now_is = self.seen.file, seen.file
+            written = (was.size, was.mtime_ns) != (now_is.size, now_is.mtime_ns)  # not a mere chmod
+            self.growing = self.growing or (self.heard and written)
         if self.closed:
             self.closed = self.growing = False
         self.seen = seen
@@ -358,9 +360,7 @@ def judge(candidate: Candidate, seen: Seen, folder: Folder, *, now: float, ask: 
         return Unfit(now + UNFIT_S, f"not a regular file but {_kind(seen.file.mode)}")
     candidate.see(seen, now)
     verdict = _judge(candidate, seen, folder, now, ask)
-    if isinstance(verdict, Waiting) and not verdict.settling:
-        return _with_alarm(verdict, candidate, folder, now)
-    return verdict
+    return _with_alarm(verdict, candidate, folder, now) if isinstance(verdict, Waiting) else verdict
 
 
 def _judge(candidate: Candidate, seen: Seen, folder: Folder, now: float, ask: Callable[[], Probe]) -> Verdict:
@@ -471,13 +471,12 @@ def _with_alarm(waiting: Waiting, candidate: Candidate, folder: Folder, now: flo
     if candidate.seen is not None and candidate.seen.file.size == 0 and folder.empty == "ignore":
         return waiting
     stalled, endless = candidate.still_since + folder.stall_alert, candidate.first_seen + ENDLESS_S
-    if stalled <= now:
-        return replace(
-            waiting, overdue=True, why=f"not ready, and nothing came for {folder.stall_alert:g} s: {waiting.why}"
-        )
+    if stalled <= now and not waiting.settling:
+        why = f"not ready, and nothing came for {folder.stall_alert:g} s: {waiting.why}"
+        return replace(waiting, overdue=True, why=why)
     if endless <= now:
         return replace(waiting, overdue=True, why=f"not ready after a day: {waiting.why}")
-    return replace(waiting, until=min(waiting.until, stalled, endless))
+    return waiting if waiting.settling else replace(waiting, until=min(waiting.until, stalled, endless))
 
 
 def _kind(mode: int) -> str:

@@ -37,13 +37,13 @@ from dropzone import readiness
 from dropzone.config import Config, Folder
 from dropzone.drop import Drop, is_id
 from dropzone.errors import FolderError
+from dropzone.folders import layout
 from dropzone.folders.inbox import Inbox, faults_of, opened_inbox, read_marker
 from dropzone.folders.system import (
     CREATE,
     OPEN_DIR,
     OPEN_FILE,
     look_at,
-    mount_id,
     open_path,
     opened_at,
     opened_file,
@@ -147,53 +147,12 @@ class Folders:
     # ------------------------------------------------------------------------------------------------- lay out
 
     def lay_out(self, config: Config, *, inboxes: bool) -> list[Path]:
-        """Make the directories that are missing, with their modes; returns those it made.
-
-        With `inboxes` those below the root too: group-writable and setgid, so that a partner's user in the group may
-        write and what it writes stays readable for us. That is for `dropzone init`: a hardened service may not set
-        the setgid bit. A folder with its own `path:` belongs to somebody else and is never made.
-        """
-        made: list[Path] = []
-        for folder in config.folders.values():
-            wanted = [
-                (folder.base / "work", 0o700),
-                (folder.base / "done" / folder.name, 0o750),
-                (folder.base / "failed" / folder.name, 0o750),
-            ]
-            if inboxes and folder.path.is_relative_to(config.root):
-                wanted.append((folder.path, 0o2770))
-            for path, mode in wanted:
-                made += self._make(path, mode)
-        return made
-
-    def _make(self, path: Path, mode: int) -> list[Path]:
-        if path.is_dir():
-            return []
-        made = self._make(path.parent, 0o755)
-        with translated("make", path):
-            path.mkdir(exist_ok=True)
-            if os.geteuid() == 0:  # `init` by root must not shut the service's own user out
-                above = path.parent.stat()
-                os.chown(path, above.st_uid, above.st_gid)
-            path.chmod(mode)  # mkdir's own mode is cut by the umask
-        return [*made, path]
+        """Make the directories that are missing, with their modes; see `layout.lay_out`."""
+        return layout.lay_out(config, inboxes=inboxes)
 
     def find_fault(self, folder: Folder) -> FolderError | None:
-        """What keeps `folder` from working at all, with its mend, or None."""
-        try:
-            with opened_inbox(folder) as inbox, self._work(folder.base) as work:
-                # Not st_dev: a bind mount of the same file system has the same one, and refuses the rename (seen).
-                if mount_id(inbox.fd) != mount_id(work):
-                    why = f"it is on another mount than {folder.base / 'work'}, so no rename can take files over"
-                    hint = f"Give the folder a `spool:` on the mount of {folder.path}"
-                    return FolderError("use", str(folder.path), why, hint)
-                st = os.fstat(inbox.fd)
-                if st.st_mode & stat.S_ISVTX and os.geteuid() not in (0, st.st_uid):
-                    hint = f"Type: chmod -t {folder.path}"
-                    return FolderError("use", str(folder.path), "it is sticky, so nobody may move others' files", hint)
-        except FolderError as fault:
-            return fault
-        return None
+        """What keeps `folder` from working, with its mend, or None; see `layout.find_fault`."""
+        return layout.find_fault(folder)
 
     # ------------------------------------------------------------------------------------------------- look in
 
@@ -443,7 +402,7 @@ class Folders:
         target_path = Path(drop.base) / where
         stem = target_path.name.removesuffix(".gz").removesuffix(".csv")
         with translated("file", target_path):
-            for directory_path in self._make(target_path.parent, 0o750):
+            for directory_path in layout.make(target_path.parent, 0o750):
                 sync_path(directory_path.parent)  # a new date folder must outlive a power cut, or its files do not
             with contextlib.ExitStack() as stack:
                 target = stack.enter_context(opened_path(target_path.parent))
