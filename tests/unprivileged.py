@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
@@ -51,3 +52,23 @@ def as_nobody(act: Callable[[], None], *, owns: Iterable[Path] = (), groups: Ite
     _, ended = os.waitpid(child, 0)
     if ended:
         pytest.fail(f"as a user who is not root (it ended with {ended}): {text}", pytrace=False)
+
+
+def unprivileged(command: list[str], *, groups: Iterable[int] = ()) -> list[str]:
+    """`command` as the service runs it: a user of its own, and no capability but CAP_LEASE. Takes root.
+
+    Where Python lies below a folder that nobody but root may enter, only that Python is brought to the same place in a
+    view of the file system of the command's own.
+    """
+    ids = [f"--reuid={NOBODY}", f"--regid={NOBODY}", f"--groups={','.join(map(str, [NOBODY, *groups]))}"]
+    lease = [f"--{kind}-caps=-all,+lease" for kind in ("inh", "ambient")]
+    plain = ["setpriv", *ids, *lease, "--bounding-set=-all,+lease", *command]
+    closed = next((path for path in reversed(Path(sys.base_prefix).parents) if not path.stat().st_mode & 0o001), None)
+    if closed is None:
+        return plain
+    script = """
+closed=$1 python=$2; shift 2
+aside=$(mktemp -d) && mount --bind "$python" "$aside" && mount -t tmpfs -o mode=755 tmpfs "$closed" &&
+mkdir -p "$python" && mount --bind "$aside" "$python" && umount "$aside" && rmdir "$aside" && exec "$@"
+"""
+    return ["unshare", "--mount", "sh", "-c", script, "sh", str(closed), sys.base_prefix, *plain]
