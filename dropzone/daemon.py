@@ -1,8 +1,7 @@
-"""The loop: take files over, keep each lane in order, give drops to the pool, stop cleanly.
+"""The loop: take files over, give each lane its turn, pass drops to the pool, stop cleanly.
 
-A lane is one segment of one account: one drop of it is under way at a time, oldest first, and a head that must wait
-makes its lane wait (order matters: a subscribe after an unsubscribe, rows after `clear`). Lanes do not wait for each
-other. The ledger is the truth about what is open; what is kept here in memory is rebuilt from it at every start.
+The ledger is the truth about what is open; what is kept here in memory (whose turn it is: `lanes`; which accounts are
+open: `gates`) is rebuilt from it at every start.
 
 `tick()` is a plain function, so that tests can turn the wheel by hand. Knows no file, no HTTP and no table.
 """
@@ -11,34 +10,46 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import heapq
+import math
 import os
 import queue
 import signal
 import socket
 import threading
 import time
-from bisect import bisect
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TypedDict
 
+from dropzone.account import AccountFacts, Condition, hastened, paused_by, resumed
+from dropzone.alarms import Alarms, Voice
 from dropzone.config import Config
-from dropzone.drop import Drop, Event, State
+from dropzone.drop import Accepted, Deferred, Drop, Event, Lost, Refused, State
 from dropzone.errors import DropzoneError, FolderError, LedgerError, OperatorError
 from dropzone.folders import Folders
+from dropzone.gates import Gates
 from dropzone.intake import Intake
-from dropzone.ledger import Ledger
+from dropzone.lanes import Lanes
+from dropzone.ledger import Ledger, Pause
 from dropzone.pipeline import Pipeline
+from dropzone.policy import settings_of
 
 ENVIRONMENT_S = 60.0  # how soon to try again when the machine is at fault
-_AT_REST = (State.HELD, State.DONE, State.FAILED)
-LONGEST_WAIT_S = 3600.0  # of an account; see `optipub.answers`
 LONGEST_SLEEP_S = 60.0  # a lost wake-up costs at most this
+KEYS_S = 5.0  # how often the key files of accounts that wait for one are looked at
+ROUND_S = 60.0  # how often it looks for what waits too long, takes long, or ends soon
+POOL = 96  # threads at most, of all accounts together; they are made when first needed
+_AT_REST = (State.HELD, State.DONE, State.FAILED)
+
+
+class _Turn(TypedDict):
+    """When a lane's head is to be looked at, as `Lanes` takes it."""
+
+    due: float
+    free: bool
 
 
 class LockedError(DropzoneError):
@@ -77,97 +88,13 @@ def notify(**facts: str) -> None:
         out.sendto(text.encode(), address)
 
 
-class Voice(Protocol):
-    """How the daemon says things; see `telemetry.Journal`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What a run that ended left behind."""
 
-    def say(self, what: str, /, **facts: object) -> None: ...
-    def warn(self, what: str, /, **facts: object) -> None: ...
-
-
-@dataclass(slots=True)
-class _Lane:
-    drops: deque[str] = field(default_factory=deque)
-    account: str = ""
-    busy: bool = False
-    due_at: float = 0.0  # wall clock; what the head waits for
-
-
-class Lanes:
-    """The open drops by lane. Memory only: `Ledger.open_lanes` fills it at the start."""
-
-    def __init__(self) -> None:
-        self._lanes: dict[str, _Lane] = {}
-        self._known: set[str] = set()
-        self._ready: deque[str] = deque()  # lanes whose head may go, in turn: that is the fairness
-        self._later: list[tuple[float, str]] = []  # a heap of (due_at, lane)
-
-    def add(self, lane: str, account: str, id: str, *, due_at: float = 0.0) -> None:
-        """Put a drop at the end of its lane, unless it is there already; a new lane is looked at from `due_at` on."""
-        if id in self._known:
-            return
-        self._known.add(id)
-        here = self._lanes.setdefault(lane, _Lane(account=account))
-        here.drops.append(id)
-        if len(here.drops) == 1 and not here.busy:
-            if due_at:
-                heapq.heappush(self._later, (due_at, lane))
-            else:
-                self._ready.append(lane)
-
-    def add_back(self, lane: str, account: str, id: str) -> None:
-        """Put a drop that had left its lane back to where it was: IDs rise in the order of the claims."""
-        self._known.add(id)
-        here = self._lanes.setdefault(lane, _Lane(account=account))
-        waiting = list(here.drops)
-        here.drops.insert(bisect(waiting, id, lo=1 if here.busy else 0), id)
-        self._ready.append(lane)
-
-    def has(self, id: str) -> bool:
-        """Whether the drop is in a lane."""
-        return id in self._known
-
-    def is_busy(self, lane: str, id: str) -> bool:
-        """Whether the drop is being worked on right now."""
-        here = self._lanes.get(lane)
-        return here is not None and here.busy and here.drops[0] == id
-
-    def take(self, now: float) -> tuple[str, str, str] | None:
-        """The next (lane, account, drop ID) whose turn it is, or None. The lane is busy until `give_back`."""
-        while self._later and self._later[0][0] <= now:
-            self._ready.append(heapq.heappop(self._later)[1])
-        while self._ready:
-            name = self._ready.popleft()
-            lane = self._lanes.get(name)
-            if lane and lane.drops and not lane.busy:
-                lane.busy = True
-                return name, lane.account, lane.drops[0]
-        return None
-
-    def give_back(self, name: str, due_at: float | None) -> None:
-        """The head of the lane is through (None), or is to be looked at again at `due_at`."""
-        lane = self._lanes[name]
-        lane.busy = False
-        if due_at is None:
-            self._known.discard(lane.drops.popleft())
-            if lane.drops:
-                self._ready.append(name)
-            else:
-                del self._lanes[name]
-        else:
-            lane.due_at = due_at
-            heapq.heappush(self._later, (due_at, name))
-
-    def wake(self) -> None:
-        """Let every waiting lane look again now."""
-        self._ready += [name for _, name in self._later]
-        self._later.clear()
-
-    def next_due(self) -> float:
-        """When the next waiting lane is due, on the wall clock."""
-        return self._later[0][0] if self._later else float("inf")
-
-    def __len__(self) -> int:
-        return len(self._known)
+    failed: bool  # files failed in this run, or are held
+    waiting: bool  # drops wait for another try
+    paused: bool  # … and their account for a person
 
 
 class Daemon:
@@ -184,6 +111,8 @@ class Daemon:
         ledger: Ledger,
         intake: Intake,
         pipeline: Pipeline,
+        gates: Gates,
+        alarms: Alarms,
         voice: Voice,
         now: Callable[[], float],
         monotonic: Callable[[], float],
@@ -193,13 +122,15 @@ class Daemon:
         self._ledger = ledger
         self._intake = intake
         self._pipeline = pipeline
+        self._gates = gates
+        self._alarms = alarms
         self._voice = voice
         self._now = now
         self._monotonic = monotonic
         self._inboxes: dict[Path, str] = {}
         self._bases: set[Path] = set()
         self._lanes = Lanes()
-        self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="lane")
+        self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="lane")
         self._running: set[Future[float | None]] = set()
         # Everything that should wake the loop comes through here: events, ends of drops, signals. SimpleQueue because
         # its put() may be called from a signal handler.
@@ -208,6 +139,10 @@ class Daemon:
         self._fault = ""
         self._cut_off = False  # a fault may have left files or rows behind that nobody looks at
         self._failed = 0
+        self._paused_folders: dict[str, Pause] = {}
+        self._key_stamps: dict[str, object] = {}  # of accounts that may wait for another key
+        self._keys_at = self._round_at = 0.0  # monotonic; when to look at these again
+        self._after: dict[str, list[Callable[[], None]]] = {}  # what is to be done once nobody works on a drop
         self._stop = False
         self._stopped = threading.Event()  # the same for those who sleep; plain for those who only ask
 
@@ -244,19 +179,34 @@ class Daemon:
         self._stopped.wait(seconds)
 
     def note(self, drop: Drop, event: Event) -> None:
-        """The sink that remembers whether files failed in this run."""
+        """The sink that learns what an answer says of its account, and whether files failed in this run."""
         if drop.state is State.FAILED:
             self._failed += 1
+        if isinstance(event, Accepted | Refused | Deferred | Lost):
+            self._note_account(drop.account, self._ledger.account_facts(drop.account))
 
-    def left_over(self) -> tuple[bool, bool]:
-        """Whether files failed in this run or are held, and whether drops wait for another try."""
+    def left_over(self) -> Left:
+        """What this run leaves behind."""
         held = bool(self._ledger.find_drops(states=[State.HELD, State.UNKNOWN], limit=1))
-        return held or self._failed > 0, len(self._lanes) > 0 or self._fault != ""
+        queued = self._ledger.find_drops(states=[State.QUEUED])
+        accounts = {drop.account for drop in queued}
+        paused = any(self._ledger.account_facts(name).condition is Condition.PAUSED for name in accounts)
+        return Left(failed=held or self._failed > 0, waiting=bool(queued) or self._fault != "", paused=paused)
 
-    def is_ending(self, id: str) -> bool:
-        """Whether nothing more will be done to the drop by whoever works on it; only its lane does not know yet."""
+    def order_later(self, what: str, id: str, again: Callable[[], None]) -> bool:
+        """Have `again` called once nobody works on the drop, if that is soon; False where there is nothing to wait for.
+
+        A check is cut short by an order that makes it needless; an upload is not, for its outcome would be unknown.
+        """
         drop = self._ledger.find_drop(id)
-        return drop is not None and drop.state in _AT_REST and self._lanes.is_busy(drop.lane, id)
+        if drop is None or not self._lanes.is_busy(drop.lane, id):
+            return False
+        if drop.state not in _AT_REST:
+            if drop.state is not State.QUEUED or what not in ("discard", "hold"):
+                return False
+            self._pipeline.cancel(id)
+        self._after.setdefault(id, []).append(again)
+        return True
 
     def order(self, id: str, carry_out: Callable[[Drop], tuple[Drop, Event]]) -> Drop:
         """Have an operator's order carried out on a drop that nobody works on, and let its lane look again.
@@ -272,8 +222,45 @@ class Daemon:
         self._pipeline.announce(drop, event)
         if not self._lanes.has(id):
             self._lanes.add_back(drop.lane, drop.account, id)
-        self._lanes.wake()
+        self._hurry(drop.lane)
         return drop
+
+    def pause(self, kind: str, name: str, *, by: str, why: str) -> None:
+        """Offer nothing more of an account (or, with `kind` ``folder``, of a folder) until a person resumes it."""
+        now, why = self._now(), f"paused by {by}{': ' if why else ''}{why}"
+        if kind == "folder":
+            self._ledger.change_folder(name, Pause(by=by, why=why, at=now), by=by, at=now)
+            self._paused_folders = dict(self._ledger.paused_folders())
+        else:
+            facts = self._ledger.change_account(
+                name, lambda facts: paused_by(facts, why, at=now), order="pause", by=by, at=now
+            )
+            self._note_account(name, facts)
+
+    def resume(self, kind: str, name: str, *, by: str) -> None:
+        """Go on with an account or a folder, at once, whatever it waited for."""
+        now = self._now()
+        if kind == "folder":
+            self._ledger.change_folder(name, None, by=by, at=now)
+            self._paused_folders = dict(self._ledger.paused_folders())
+        else:
+            facts = self._ledger.change_account(
+                name, lambda facts: resumed(facts, at=now), order="resume", by=by, at=now
+            )
+            self._note_account(name, facts)
+        self._lanes.wake()
+        for _, lane, _ in self._lanes.heads(name, self._monotonic()) if kind == "account" else ():
+            self._lanes.hurry(lane)
+
+    def _note_account(self, name: str, facts: AccountFacts) -> None:
+        self._gates.note(name, facts)
+
+    def _hasten(self, names: Iterable[str]) -> None:
+        """Have these accounts tried at once: something is new that may have mended them."""
+        now = self._now()
+        for name in names:
+            if self._ledger.account_facts(name).probing:
+                self._gates.note(name, self._ledger.change_account(name, lambda facts: hastened(facts, at=now), at=now))
 
     def configure(self, config: Config) -> None:
         """Go on with another configuration; drops that were claimed keep what they were claimed under."""
@@ -291,7 +278,11 @@ class Daemon:
                 self._voice.warn("a folder cannot be used", folder=folder.name, why=str(fault))
         self._intake.configure(config)
         self._intake.scan_soon()
+        for name in config.accounts:
+            self._gates.note(name, self._ledger.account_facts(name))
+        self._hasten(config.accounts)
         self._lanes.wake()
+        self._round_at = 0.0
 
     def _take_up_new(self) -> None:
         for base in sorted({folder.base for folder in self._config.folders.values()} - self._bases):
@@ -312,13 +303,30 @@ class Daemon:
 
     def start(self) -> None:
         """Take up what an earlier run left open, and what lies in work/ without a row."""
+        self._paused_folders = dict(self._ledger.paused_folders())
         self._fill_lanes()
         self._use(self._config)
         self._take_up_new()
 
     def _fill_lanes(self) -> None:
         for lane, id in self._ledger.open_lanes():
-            self._lanes.add(lane, lane.rpartition("/")[0], id)
+            if not self._lanes.has(id):
+                self._lanes.add(lane, lane.partition("/")[0], id, **self._turn_of(id))
+
+    def _hurry(self, lane: str) -> None:
+        """Let a lane's head look again when its own row says, not when somebody said so before."""
+        for name, id in self._ledger.open_lanes():
+            if name == lane:
+                self._lanes.hurry(lane, **self._turn_of(id))
+                return
+
+    def _turn_of(self, id: str) -> _Turn:
+        """When the drop is to be looked at, on the monotonic clock, and whether that needs an account."""
+        drop = self._ledger.find_drop(id)
+        if drop is None or drop.state is not State.QUEUED:
+            return {"due": 0.0, "free": True}
+        wait_s = drop.wait_s(self._now())
+        return {"due": self._monotonic() + wait_s if wait_s else 0.0, "free": False}
 
     def _recover(self) -> None:
         """Take up what a fault of the machine cut off: files in work/ without rows, rows that no lane knows."""
@@ -343,6 +351,7 @@ class Daemon:
                 if self._cut_off:
                     self._recover()
                 self._enqueue(self._intake.tick())
+                self._look_round()
                 self._fill_pool()
             if self._fault and not self._running:
                 self._voice.say("the machine's fault is over; intake and sending go on", fault=self._fault)
@@ -351,8 +360,12 @@ class Daemon:
             self._pause(error)
         if self._stop:
             return LONGEST_SLEEP_S
-        wait_s = min(self._intake.next_look() - self._monotonic(), self._lanes.next_due() - self._now())
+        wait_s = min(self._intake.next_look(), self._next_turn(), self._keys_at, self._round_at) - self._monotonic()
         return max(0.0, min(wait_s, LONGEST_SLEEP_S))
+
+    def _next_turn(self) -> float:
+        """When a drop may be taken next, on the monotonic clock; with a full pool only the end of one makes room."""
+        return min(self._lanes.next_due(), self._gates.next_due()) if len(self._running) < POOL else math.inf
 
     def run(self, *, once: bool = False) -> None:
         """Turn until stopped; with `once`, until everything that is there now has been dealt with or must wait."""
@@ -365,7 +378,7 @@ class Daemon:
 
     def _idle(self) -> bool:
         """Whether nothing is left but what must wait for a time or a person."""
-        return self._fault != "" or (not self._intake.settling() and self._lanes.next_due() > self._now())
+        return self._fault != "" or (not self._intake.settling() and self._next_turn() > self._monotonic())
 
     def _answer_calls(self, wait_s: float) -> None:
         """Wait for a call at most `wait_s` seconds, then answer all that came."""
@@ -382,41 +395,69 @@ class Daemon:
             self._lanes.add(drop.lane, drop.account, drop.id)
 
     def _fill_pool(self) -> None:
-        while len(self._running) < self._config.concurrency:
-            taken = self._lanes.take(self._now())
+        while len(self._running) < POOL:
+            taken = self._lanes.take(self._monotonic(), closed=self._gates.closed())
             if taken is None:
-                return
+                break
             lane, account, id = taken
-            if (wait_until := self._account_wait(account, id)) is not None:
-                self._lanes.give_back(lane, wait_until)
-                continue
-            future = self._pool.submit(self._pipeline.run, id)
-            self._running.add(future)
-            ended = partial(self._ended, lane, account, id, future)
-            future.add_done_callback(lambda _, ended=ended: self.call(ended))  # type: ignore[misc]
+            if self._paused_folders and self._is_paused(id):
+                self._lanes.give_back(lane, math.inf)
+            else:
+                self._submit(lane, account, id, probe=False)
+        for account in self._gates.to_try():
+            self._try(account)
 
-    def _account_wait(self, account: str, id: str) -> float | None:
-        """Until when the account keeps the drop from being sent, or None; filing waits for no account."""
-        now, wait_until = self._now(), self._ledger.account_facts(account).wait_until
-        # Nobody is asked to wait longer than this, so a clock that went back made it look so.
-        if not now < wait_until <= now + LONGEST_WAIT_S:
-            return None
+    def _is_paused(self, id: str) -> bool:
         drop = self._ledger.find_drop(id)
-        return wait_until if drop and drop.state is State.QUEUED else None
+        return drop is not None and drop.state is State.QUEUED and drop.folder in self._paused_folders
 
-    def _ended(self, lane: str, account: str, id: str, future: Future[float | None]) -> None:
+    def _try(self, account: str) -> None:
+        """Let one drop try whether the account is open again: what would do least harm, and in turn."""
+        heads = []
+        for due, lane, id in self._lanes.heads(account, self._monotonic()):
+            drop = self._ledger.find_drop(id)
+            if drop and drop.state is State.QUEUED and drop.folder not in self._paused_folders:
+                folder = settings_of(drop)
+                # Its own failures come first, or one file that is refused would be tried for ever. One that clears its
+                # segment comes last: it only tries where there is no other.
+                heads.append((not due and not drop.deferrals, drop.deferrals, folder.clear,
+                              not folder.departs, id, lane))  # fmt: skip
+        if heads:
+            *_, id, lane = min(heads)
+            self._lanes.take_head(lane)
+            self._submit(lane, account, id, probe=True)
+        else:
+            self._gates.look_again(account)
+
+    def _submit(self, lane: str, account: str, id: str, *, probe: bool) -> None:
+        self._gates.begin(account)
+        future = self._pool.submit(self._pipeline.run, id, probe=probe)
+        self._running.add(future)
+        ended = partial(self._ended, lane, account, id, future, probe=probe)
+        future.add_done_callback(lambda _: self.call(ended))
+
+    def _ended(self, lane: str, account: str, id: str, future: Future[float | None], *, probe: bool) -> None:
         self._running.discard(future)
+        self._gates.end(account)
+        if probe and account in self._gates.to_try():  # it never came to an attempt
+            self._gates.look_again(account)
+        elif probe and self._gates.is_open(account):  # what the others waited for is over
+            for _, waiting, _ in self._lanes.heads(account, self._monotonic()):
+                self._lanes.hurry(waiting)
         try:
             due_at = future.result()
         except (FolderError, LedgerError) as error:
             self._pause(error)
             due_at = self._now()  # with the end of the pause
-        if due_at is None or not self._is_decided(id):
-            self._lanes.give_back(lane, due_at)
+        due = None if due_at is None else self._monotonic() + max(0.0, due_at - self._now())
+        if due is None or not self._is_decided(id):
+            self._lanes.give_back(lane, due)
         else:
             # What the server said stands; later files need not wait until this one can be filed.
             self._lanes.give_back(lane, None)
-            self._lanes.add(f"filing {id}", account, id, due_at=due_at)
+            self._lanes.add(f"filing {id}", account, id, due=due, free=True)
+        for order in self._after.pop(id, ()):
+            order()
 
     def _is_decided(self, id: str) -> bool:
         try:
@@ -424,6 +465,26 @@ class Daemon:
         except LedgerError:
             return False
         return drop is not None and drop.state in (State.ACCEPTED, State.REFUSED)
+
+    # ------------------------------------------------------------------------------------------------- the round
+
+    def _look_round(self) -> None:
+        """Look now and then at what no event tells of."""
+        now = self._monotonic()
+        if self._keys_at <= now:
+            self._look_at_keys()
+            self._keys_at = now + KEYS_S if self._key_stamps else math.inf
+        if self._round_at <= now:
+            self._round_at = now + ROUND_S
+            self._alarms.look(self._config)
+
+    def _look_at_keys(self) -> None:
+        """Have accounts tried at once whose key file is another one since they wait for it."""
+        waiting = [name for name in self._gates.probing() if name in self._config.accounts]
+        stamps: dict[str, object] = {name: self._config.accounts[name].api_key.stamp() for name in waiting}
+        changed = [name for name, stamp in stamps.items() if self._key_stamps.get(name, stamp) != stamp]
+        self._key_stamps = stamps
+        self._hasten(changed)
 
     def _pause(self, error: DropzoneError) -> None:
         """The machine is at fault, no file: judge nothing, alert once, try again each minute."""

@@ -9,7 +9,7 @@ A state exists only because a restart must act differently for it. The life of a
     sending    attempt n was announced; it may have gone out     work/               becomes unknown
     held       a person must look before it goes on              work/               nothing, reported
     unknown    sent, and nobody can say whether it was taken     work/               the policy for unknown outcomes
-    accepted   the server took it; not filed yet                 work/ or done/      filed in done/
+    accepted   the server took it, or need not; not filed yet    work/ or done/      filed in done/
     refused    a final no, with its reason; not filed yet        work/ or failed/    filed in failed/
     done       finished                                          done/ + log         nothing
     failed     finished                                          failed/ + log       nothing
@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import assert_never
+from typing import Literal, assert_never
 
 from dropzone.errors import IllegalEvent, Problem
 
@@ -88,6 +88,7 @@ class Report:
     problem_count: int = 0
     bytes_read: int = 0
     refused: str = ""
+    cut_off: int = 0  # the line of a last row that is bad and has no line end, as a broken upload leaves it; 0: none
     guard: str = ""  # the guard of the folder that ended the reading, where one did: then it is held, not refused
 
 
@@ -118,13 +119,33 @@ class Drop:
     rows: int | None = None  # good rows of the prepared copy
     digest: str | None = None  # SHA-256 of the prepared copy, hexadecimal
     reason: str = ""  # why it stands where it stands
-    guard: str = ""  # which guard holds it, if one does
+    guard: str = ""  # which guard holds it, or why it went to done/ unsent: `spared`
     cleared: bool = False  # a person released it: guards do not hold it again
+    blocks: bool = False  # held, and its lane waits for it
+    repeats: int = 0  # attempts announced although an earlier one may have been taken
     verdict_at: float | None = None  # when it was accepted or refused: names its date folder
     path: str | None = None  # where it was filed, relative to `base`
 
+    @property
+    def spared(self) -> str:
+        """Why it was accepted without being sent (``duplicate``, ``superseded``), or an empty string."""
+        return self.guard if self.state in (State.ACCEPTED, State.DONE) else ""
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until a queued drop is due, at the wall clock's `now`.
+
+        Never longer than was meant when `due_at` was set, which every event that sets it does together with
+        `changed_at`: a clock that was put back by a year would make a delay of seconds a year long.
+        """
+        return max(0.0, min(self.due_at - now, self.due_at - self.changed_at))
+
 
 # ------------------------------------------------------------------------------------------------------ events
+
+# What an attempt says of the whole account, beyond its drop (see `account`): nothing; that the server may be down or
+# out of reach; that all of it is to wait until `due_at`; that no drop fares better until somebody has mended something.
+Effect = Literal["none", "breaker", "wait", "pause"]
+POLICY = "policy"  # who sends again what nobody ordered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +181,15 @@ class CheckFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withheld:
-    """A guard, a policy or a person keeps it back until somebody has looked. `guard` names which."""
+    """A guard, a policy or a person keeps it back until somebody has looked. `guard` names which.
+
+    `blocks`: the later files of its lane wait with it, because their order matters.
+    """
 
     guard: str
     why: str
     report: Report | None = None
+    blocks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +209,7 @@ class Attempted:
     digest: str  # SHA-256 of the prepared copy
     size: int  # bytes of the prepared copy
     report: Report
+    repeats: int = 0  # the latest attempt that may have been taken already; 0: there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,12 +232,12 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deferred:
-    """Surely not taken; to be tried again at `due_at`. `scope` is ``drop`` or ``account`` (all its drops wait)."""
+    """Surely not taken; to be tried again at `due_at`."""
 
     due_at: float
     cause: str
     status: int | None = None
-    scope: str = "drop"
+    effect: Effect = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,14 +247,31 @@ class Lost:
     cause: str
     sent: int | None
     status: int | None = None
+    effect: Effect = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resent:
-    """An unknown outcome is to be offered again; the server may see the same file twice."""
+    """An unknown outcome is to be offered again, from `due_at` on; the server may see the same file twice."""
 
-    by: str
+    by: str  # `POLICY`, or who ordered it
     why: str
+    due_at: float = 0.0  # 0: at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Superseded:
+    """A newer full load of the folder makes this one needless; it goes to done/ unsent."""
+
+    newer: str  # the ID of that drop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """The same content was accepted for the same segment, with the same parameters; it goes to done/ unsent."""
+
+    first: str  # the ID of the drop that was accepted
+    first_at: float  # when
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +309,8 @@ Event = (
     | Deferred
     | Lost
     | Resent
+    | Superseded
+    | Skipped
     | Discarded
     | Filed
     | Retried
@@ -288,6 +333,8 @@ TRANSITIONS: dict[tuple[State | None, type[Event]], State] = {
     (State.QUEUED, CheckFailed): State.REFUSED,
     (State.QUEUED, Withheld): State.HELD,
     (State.QUEUED, Attempted): State.SENDING,
+    (State.QUEUED, Superseded): State.ACCEPTED,
+    (State.QUEUED, Skipped): State.ACCEPTED,
     (State.QUEUED, Discarded): State.REFUSED,
     (State.SENDING, Accepted): State.ACCEPTED,
     (State.SENDING, Refused): State.REFUSED,
@@ -300,6 +347,8 @@ TRANSITIONS: dict[tuple[State | None, type[Event]], State] = {
     (State.HELD, Released): State.QUEUED,
     # A drop may be held *because* its outcome is unknown; whoever then finds it in OptiPub must be able to say so.
     (State.HELD, Accepted): State.ACCEPTED,
+    # Released later, an old full load would replace the newer one. Never one that OptiPub may have: see `policy`.
+    (State.HELD, Superseded): State.ACCEPTED,
     (State.HELD, Discarded): State.REFUSED,
     (State.ACCEPTED, Filed): State.DONE,
     (State.REFUSED, Filed): State.FAILED,
@@ -330,14 +379,16 @@ def apply(drop: Drop | None, event: Event, *, id: str, at: float) -> Drop:
             changed_at=at,
         )
     assert drop is not None  # the table has (None, …) for Claimed only
-    drop = replace(drop, state=state, changed_at=at)
+    drop = replace(drop, state=state, changed_at=at, blocks=False)
     match event:
         case Postponed(due_at=due_at, why=why, fault=fault):
             return replace(drop, due_at=due_at, reason=why, faults=drop.faults + 1 if fault else drop.faults)
         case CheckFailed(report=report):
             return replace(drop, reason=report.refused, verdict_at=at)
-        case Withheld(guard=guard, why=why):
-            return replace(drop, guard=guard, reason=why)
+        case Withheld(guard=guard, why=why, blocks=blocks):
+            return replace(drop, guard=guard, reason=why, blocks=blocks)
+        case Resent(by=by, why=why, due_at=due_at) if by == POLICY:
+            return replace(drop, due_at=max(at, due_at), reason=why)
         case Released() | Resent() | Retried():
             return replace(
                 drop,
@@ -350,16 +401,24 @@ def apply(drop: Drop | None, event: Event, *, id: str, at: float) -> Drop:
                 verdict_at=None,
             )
         case Attempted(n=n, digest=digest, report=report):
-            return replace(drop, tries=n, digest=digest, rows=report.good_rows, reason="", faults=0)
+            repeats = drop.repeats + (event.repeats > 0)
+            return replace(drop, tries=n, digest=digest, rows=report.good_rows, reason="", faults=0, repeats=repeats)
         case Accepted(by=by):
             counted = drop.attempts if by else drop.attempts + 1
             return replace(drop, attempts=counted, deferrals=0, guard="", reason="", verdict_at=at)
         case Refused(blame=blame):
             return replace(drop, attempts=drop.attempts + 1, deferrals=0, reason=blame, verdict_at=at)
+        case Deferred(cause=cause, effect="wait" | "pause"):  # the account waits, and may be open again sooner
+            return replace(drop, due_at=at, deferrals=drop.deferrals + 1, reason=cause)
         case Deferred(due_at=due_at, cause=cause):
             return replace(drop, due_at=due_at, deferrals=drop.deferrals + 1, reason=cause)
         case Lost(cause=cause):
             return replace(drop, attempts=drop.attempts + 1, deferrals=0, reason=cause)
+        case Superseded(newer=newer):
+            return replace(drop, guard="superseded", reason=f"the newer file {newer} takes its place", verdict_at=at)
+        case Skipped(first=first):
+            why = f"the same content was accepted for this segment as {first}"
+            return replace(drop, guard="duplicate", reason=why, verdict_at=at)
         case Discarded(by=by, why=why):
             return replace(drop, guard="", reason=f"discarded by {by}: {why}", verdict_at=at)
         case Filed(path=path):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from dropzone.account import AccountFacts, Condition
 from dropzone.config import Config, Folder
 from dropzone.drop import (
     FINISHED,
@@ -28,10 +29,10 @@ from dropzone.drop import (
     Resent,
     Retried,
     State,
-    Withheld,
 )
 from dropzone.errors import OperatorError, printable
-from dropzone.ledger import AccountFacts, Attempt, Ledger, Reader
+from dropzone.ledger import Attempt, Ledger, Reader
+from dropzone.policy import UNSURE, held, settings_of
 
 OPEN_STATES = tuple(state for state in State if state not in FINISHED)
 
@@ -46,12 +47,12 @@ class Queued:
     @property
     def due_at(self) -> float:
         """When it is looked at again, in seconds since the epoch."""
-        return max(self.drop.due_at, self.account.wait_until)
+        return self.drop.due_at if self.account.condition is Condition.READY else self.account.until
 
     @property
     def reason(self) -> str:
         """Why it waits, as one sentence, or an empty string."""
-        return self.account.why if self.account.wait_until > self.drop.due_at else self.drop.reason
+        return self.drop.reason if self.account.condition is Condition.READY else self.account.why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,6 @@ def _where_is(drop: Drop) -> Path | None:
     return Folders().where_is(drop)
 
 
-_UNSURE = ("unknown", "no record")  # guards of drops that OptiPub may have already
 ORDERS = ("hold", "release", "retry", "accept", "discard")
 
 
@@ -126,14 +126,14 @@ def find_drops_for(ledger: Reader, what: str) -> list[Drop]:
         "discard": (State.HELD,),
     }[what]
     drops = ledger.find_drops(states=states)
-    return [drop for drop in drops if what != "accept" or drop.guard in _UNSURE]
+    return [drop for drop in drops if what != "accept" or drop.guard in UNSURE]
 
 
 def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: float) -> Event:
-    unsure = drop.guard in _UNSURE
+    unsure = drop.guard in UNSURE
     match what, drop.state:
         case "hold", State.QUEUED:
-            return Withheld(guard="operator", why=why or f"held by {by}")
+            return held(settings_of(drop), "operator", why or f"held by {by}")
         case "release", State.HELD if unsure:
             hint = f"Look there; then 'dropzone accept {drop.id}', or 'dropzone retry {drop.id}' to send it again"
             raise OperatorError(f"{drop.id} may be in OptiPub already", hint)

@@ -13,12 +13,15 @@ protocol in `optipub`, the rules for CSVs in `sheet`.
 
 from __future__ import annotations
 
+import math
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import BinaryIO, Protocol, assert_never, cast
 
-from dropzone import receipt, sheet
+from dropzone import policy, receipt, sheet
 from dropzone.config import Folder
 from dropzone.drop import (
     Accepted,
@@ -32,13 +35,17 @@ from dropzone.drop import (
     Postponed,
     Refused,
     Report,
+    Skipped,
     State,
+    Superseded,
     Withheld,
     delay,
 )
-from dropzone.errors import Cancelled, DropzoneError, FolderError, LedgerError, printable
+from dropzone.errors import Cancelled, DropzoneError, FolderError, IllegalEvent, LedgerError, printable
 from dropzone.folders import Bench, Folders
+from dropzone.gates import Gates
 from dropzone.ledger import Ledger
+from dropzone.progress import Board
 
 DISTURBED_S = 5.0  # a client still writes: look again after
 ACCOUNT_S = 60.0  # the key cannot be read, say: a person has to mend it; try again after
@@ -65,11 +72,21 @@ class Segments(Protocol):
 Sink = Callable[[Drop, Event], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """A file that may be sent: what its check found, and the digest of its prepared copy."""
+
+    report: Report
+    digest: str
+
+
 class Pipeline:
     """Takes one drop as far as it will go. Several drops may run at once, each in one thread.
 
-    `stopping` tells whether to start nothing new; `wait` sleeps that many seconds or until the stop; `sinks` hear of
-    every committed event and can change nothing; `fault` hears of unexpected errors, for the traceback.
+    `gates` say whether an account takes drops now; `board` is told how far a check or an upload has come. `stopping`
+    tells whether to start nothing new; `wait` sleeps that many seconds or until the stop; `sinks` hear of every
+    committed event and can change nothing; `fault` hears of unexpected errors, for the traceback. At most `checks`
+    files are read at the same time.
     """
 
     def __init__(
@@ -78,11 +95,14 @@ class Pipeline:
         folders: Folders,
         ledger: Ledger,
         segments: Callable[[str], Segments],
+        gates: Gates,
+        board: Board,
         now: Callable[[], float],
         wait: Callable[[float], None],
         stopping: Callable[[], bool],
         sinks: Sequence[Sink] = (),
         fault: Callable[[Drop, Exception], None] = lambda drop, error: None,
+        checks: int = 4,
     ) -> None:
         self._folders = folders
         self._ledger = ledger
@@ -92,23 +112,26 @@ class Pipeline:
         self._stopping = stopping
         self._sinks = sinks
         self._fault = fault
+        self._gates = gates
+        self._board = board
+        self._reading = threading.BoundedSemaphore(checks)
+        self._cancelled: set[str] = set()
         self.sink_failures = 0
 
-    def run(self, id: str) -> float | None:
+    def run(self, id: str, *, probe: bool = False) -> float | None:
         """Take the drop as far as it goes now; returns when to look again (wall clock), None for never.
 
-        Raises FolderError or LedgerError only where the machine is at fault (disk full, I/O error …): then no drop can
-        go on, and none is judged.
+        Infinite means: when a person has given an order. A `probe` is offered although its account is closed, to see
+        whether it still is. Raises FolderError or LedgerError only where the machine is at fault (disk full, I/O error
+        …): then no drop can go on, and none is judged.
         """
         drop = self._ledger.find_drop(id)
         # A verdict is filed even on the way out: the file should lie where its partner looks for it.
         while drop is not None and (drop.state in _DECIDED or not self._stopping()):
             if drop.state in (State.HELD, State.DONE, State.FAILED):
-                return None
-            if drop.state is State.QUEUED and drop.due_at > self._now():
-                return drop.due_at
+                return math.inf if drop.blocks else None
             try:
-                drop = self._advance(drop)
+                drop = self._advance(drop, probe=probe)
             except Cancelled:
                 return drop.due_at
             except LedgerError:
@@ -120,19 +143,25 @@ class Pipeline:
                 drop = self._stumble(drop.id, error)
                 if drop.state in _DECIDED:
                     return self._now() + REFILE_S
+            if drop.state is State.QUEUED:  # whatever came of it: others of its account or lane may go first now
+                return drop.due_at
         return self._now() if drop else None
 
-    def _advance(self, drop: Drop) -> Drop:
+    def cancel(self, id: str) -> None:
+        """Cut the drop's check short, if it is being checked: what it finds is not needed any more. From any thread."""
+        self._cancelled.add(id)
+
+    def _advance(self, drop: Drop, *, probe: bool) -> Drop:
         match drop.state:
             case State.QUEUED:
-                return self._deliver(drop)
+                return self._deliver(drop, probe=probe)
             case State.SENDING:
                 cause = (
                     f"dropzone was stopped before the answer was known. Look in OptiPub for {drop.folder}.{drop.id}.csv"
                 )
                 return self._commit(drop, Lost(cause=cause, sent=None))
             case State.UNKNOWN:
-                return self._commit(drop, Withheld(guard="unknown", why=drop.reason))
+                return self._commit(drop, self._judge_unknown(drop))
             case State.ACCEPTED:
                 return self._file(drop, "done")
             case State.REFUSED:
@@ -144,26 +173,42 @@ class Pipeline:
 
     # ------------------------------------------------------------------------------------- check, prepare, deliver
 
-    def _deliver(self, drop: Drop) -> Drop:
-        folder = settings_of(drop)
+    def _deliver(self, drop: Drop, *, probe: bool) -> Drop:
+        folder = policy.settings_of(drop)
+        if newer := self._find_newer(drop, folder):
+            return self._commit(drop, Superseded(newer=newer))
+        found = self._examine(drop, folder)
+        if not isinstance(found, _Fit):
+            return self._commit(drop, found)
+        if known := self._find_known(drop, folder, found):
+            return self._commit(drop, known)
+        if folder.supersede:
+            self._supersede_held(drop)
+        return self._send(drop, folder, found, probe=probe)
+
+    def _examine(self, drop: Drop, folder: Folder) -> _Fit | Postponed | CheckFailed | Withheld:
+        """Check the file and write its prepared copy; what keeps it from being sent, if anything does.
+
+        May run any number of times, and commits nothing.
+        """
         if drop.cleared:
             folder = _without_limit(folder)
         if self._folders.where_is(drop) is None:
             why = "its file is gone from work/ and failed/, and nobody but dropzone should take files from there"
-            return self._commit(drop, Withheld(guard="missing", why=why))
+            return policy.held(folder, "missing", why)
         self._folders.bring_back(drop)
         if drop.size > folder.guards.max_bytes:
             why = f"the file has {drop.size:,} bytes, the folder allows {folder.guards.max_bytes:,}"
-            return self._commit(drop, Withheld(guard="max_bytes", why=why))
+            return policy.held(folder, "max_bytes", why)
         if drop.size == 0 and folder.empty == "hold" and not drop.cleared:
-            return self._commit(drop, Withheld(guard="empty", why="the file is empty: not even a header line is in it"))
+            return policy.held(folder, "empty", "the file is empty: not even a header line is in it")
         if self._folders.begin_check(drop) >= _UNFINISHED_CHECKS:
             self._folders.end_check(drop)
             why = "reading this file ended the program twice; look at it before it is read again"
-            return self._commit(drop, Withheld(guard="poison", why=why))
+            return policy.held(folder, "poison", why)
         # If we die here: the note stays, and the next start counts it.
         try:
-            with self._folders.bench(drop) as bench:
+            with self._reading, self._folders.bench(drop) as bench:
                 disturbed = bench.disturbed()  # asked first: an upload of hours must not be read whole each time
                 report = Report() if disturbed else self._check(drop, folder, bench)
                 misfit = "" if disturbed or drop.cleared else bench.misfit(folder.marker)
@@ -171,54 +216,105 @@ class Pipeline:
         finally:
             self._folders.end_check(drop)
         if disturbed:
-            return self._commit(drop, Postponed(due_at=self._now() + DISTURBED_S, why=disturbed))
+            return Postponed(due_at=self._now() + DISTURBED_S, why=disturbed)
         if misfit:
-            return self._commit(drop, Withheld(guard="checksum", why=misfit, report=report))
+            return policy.held(folder, "checksum", misfit, report=report)
         if report.guard:  # only seen in reading: it was packed, or it grew
-            return self._commit(drop, Withheld(guard=report.guard, why=report.refused, report=report))
-        if report.refused:
-            return self._commit(drop, CheckFailed(report=report))
-        if withheld := self._guard(drop, folder, report):
-            return self._commit(drop, withheld)
-        return self._send(drop, folder, report, bench)
+            return policy.held(folder, report.guard, report.refused, report=report)
+        if withheld := policy.guard(drop, folder, report, self._past(drop, folder)):
+            return withheld
+        return CheckFailed(report=report) if report.refused else _Fit(report=report, digest=bench.prepared.digest)
 
     def _check(self, drop: Drop, folder: Folder, bench: Bench) -> Report:
-        def progress(_: int) -> None:
-            if self._stopping():
+        self._cancelled.discard(drop.id)  # an order that came before this check began was carried out already
+        tell = self._board.begin(drop.id, "check", drop.size)
+
+        def progress(done: int) -> None:
+            tell(done)
+            if self._stopping() or drop.id in self._cancelled:
                 raise Cancelled
 
-        return sheet.check(
-            bench.source,
-            cast(BinaryIO, bench.prepared),
-            bench.rejects,
-            folder,
-            compressed=drop.name.lower().endswith(b".gz"),
-            progress=progress,
-            scratch=str(bench.scratch),
+        try:
+            return sheet.check(
+                bench.source,
+                cast(BinaryIO, bench.prepared),
+                bench.rejects,
+                folder,
+                compressed=drop.name.lower().endswith(b".gz"),
+                progress=progress,
+                scratch=str(bench.scratch),
+            )
+        finally:
+            self._board.end(drop.id)
+            self._cancelled.discard(drop.id)
+
+    # ---------------------------------------------------------------------------------- what the past says of it
+
+    def _past(self, drop: Drop, folder: Folder) -> policy.Past:
+        facts = self._ledger.segment_facts(drop.account, drop.segment_id, drop.folder)
+        limit, hour = folder.guards.max_files_per_hour, 0
+        if limit is not None:
+            since = drop.claimed_at - policy.HOUR_S
+            hour = self._ledger.claimed_before(drop, since=since, limit=limit)
+        return policy.Past(last_rows=facts.rows if facts else 0, hour=hour)
+
+    def _find_known(self, drop: Drop, folder: Folder, fit: _Fit) -> Skipped | Withheld | None:
+        """What is to be done with it because OptiPub took the same before."""
+        accepted = self._ledger.find_accepted(drop.account, drop.segment_id, fit.digest)
+        if not accepted:
+            return None
+        last = self._ledger.last_accepted(drop.account, drop.segment_id)
+        pairs = [(each, policy.settings_of(each)) for each in accepted if each.id != drop.id]
+        return policy.duplicate(drop, folder, pairs, last, now=self._now())
+
+    def _find_newer(self, drop: Drop, folder: Folder) -> str | None:
+        """The ID of a later file of the folder that takes this one's place: the latest that has passed its check.
+
+        A full load is never given up for one that turns out to be no list. Nobody else works on the later ones: they
+        are in the same lane, and their turn comes after this one.
+        """
+        if not folder.supersede or drop.attempts:
+            return None
+        waiting = self._ledger.find_drops(states=[State.QUEUED], folder=drop.folder)  # in the order of the claims
+        for newer in reversed(waiting):
+            if newer.id == drop.id:
+                break
+            if newer.lane == drop.lane and isinstance(self._examine(newer, policy.settings_of(newer)), _Fit):
+                return newer.id
+        return None
+
+    def _supersede_held(self, drop: Drop) -> None:
+        """File older full loads that are held and were never sent: released later, they would undo this one."""
+        for older in self._ledger.find_drops(states=[State.HELD, State.QUEUED], folder=drop.folder):
+            if older.id == drop.id:
+                break
+            if older.state is State.HELD and not older.tries and older.guard not in policy.UNSURE:
+                with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
+                    self._file(self._commit(older, Superseded(newer=drop.id)), "done")
+
+    def _judge_unknown(self, drop: Drop) -> Event:
+        history = self._ledger.history(drop.id)
+        departed = self._has_departed(drop, policy.first_unknown_at(history))
+        return policy.unknown(drop, policy.settings_of(drop), history, departed=departed, now=self._now())
+
+    def _has_departed(self, drop: Drop, since: float) -> bool:
+        """Whether another drop of the account took people off a list since then, or may have, or is about to."""
+        departed_at = self._ledger.account_facts(drop.account).departed_at
+        if departed_at is not None and departed_at >= since:
+            return True
+        others = self._ledger.find_drops(states=[State.SENDING, State.UNKNOWN])
+        return any(
+            each.account == drop.account and each.id != drop.id and policy.settings_of(each).departs for each in others
         )
 
-    def _guard(self, drop: Drop, folder: Folder, report: Report) -> Withheld | None:
-        """Whether something about the whole file asks for a person's look. A breach holds, it never fails a file."""
-        if drop.cleared:
-            return None
-        rows, guards = report.good_rows, folder.guards
-        facts = self._ledger.segment_facts(drop.account, drop.segment_id, drop.folder)
-        last = facts.rows if facts else 0
-        breach = ""
-        if rows < guards.min_rows:
-            breach = f"min_rows: the file has {rows:,} good rows, the folder asks for at least {guards.min_rows:,}"
-        elif guards.max_rows is not None and rows > guards.max_rows:
-            breach = f"max_rows: the file has {rows:,} good rows, the folder allows {guards.max_rows:,}"
-        elif folder.clear and guards.max_shrink is not None and rows < last - guards.max_shrink.of(last):
-            breach = f"max_shrink: {rows:,} rows would replace the {last:,} rows of the file accepted last"
-        elif guards.max_growth is not None and last and rows > last + guards.max_growth.of(last):
-            breach = f"max_growth: the file has {rows:,} rows, the last accepted one had {last:,}"
-        if not breach:
-            return None
-        guard, _, why = breach.partition(": ")
-        return Withheld(guard=guard, why=why, report=report)
+    # ------------------------------------------------------------------------------------------------------- send
 
-    def _send(self, drop: Drop, folder: Folder, report: Report, bench: Bench) -> Drop:
+    def _send(self, drop: Drop, folder: Folder, fit: _Fit, *, probe: bool) -> Drop:
+        history = self._ledger.history(drop.id) if drop.tries else []
+        if policy.is_repeat(history):  # the check may have taken long, and its turn may have come late
+            departed = self._has_departed(drop, policy.first_unknown_at(history))
+            if why_not := policy.why_not_again(folder, history, departed=departed, now=self._now()):
+                return self._commit(drop, policy.held(folder, "unknown", f"{drop.reason} ({why_not})"))
         with self._folders.prepared(drop) as (payload, size):
             try:
                 # Client, TLS context, key and request are made before the attempt is announced: a crash in here then
@@ -226,26 +322,43 @@ class Pipeline:
                 upload = self._segments(drop.account).build(drop, folder, payload, size)
             except DropzoneError as error:
                 return self._commit(drop, Postponed(due_at=self._now() + ACCOUNT_S, why=str(error)))
-            if self._stopping():
+            # Asked as late as can be: what the answers to others said while this one was checked holds for it too.
+            if self._stopping() or not (probe or self._gates.is_open(drop.account)):
                 return drop
-            attempted = Attempted(n=drop.tries + 1, digest=bench.prepared.digest, size=size, report=report)
+            attempted = Attempted(
+                n=drop.tries + 1,
+                digest=fit.digest,
+                size=size,
+                report=fit.report,
+                repeats=policy.last_unknown(history),
+            )
             drop = self._commit(drop, attempted)
             # If we die from here on until the answer is committed, the row says `sending`: unknown at the next start.
             try:
-                outcome: Accepted | Refused | Deferred | Lost = upload.send()
+                tell = self._board.begin(drop.id, "upload", size)
+                outcome: Accepted | Refused | Deferred | Lost = upload.send(progress=tell)
             except FolderError as error:  # our own copy could not be read to its end, so the request was never whole
                 outcome = Deferred(due_at=self._now() + REFILE_S, cause=str(error))
+            finally:
+                self._board.end(drop.id)
         return self._commit_outcome(drop, outcome)
 
     def _commit_outcome(self, drop: Drop, outcome: Event) -> Drop:
         """Commit what the server said, however long the disk refuses: forgetting it would make the outcome unknown."""
         while True:
             try:
-                return self._commit(drop, outcome)
+                return self._commit(drop, self._unless_suspected(drop, outcome))
             except LedgerError:
                 if self._stopping():
                     raise
                 self._wait(1.0)
+
+    def _unless_suspected(self, drop: Drop, outcome: Event) -> Event:
+        """A no while the whole account is under suspicion judges no file: it is offered again when that is over."""
+        if isinstance(outcome, Refused) and self._ledger.account_facts(drop.account).suspected:
+            cause = f"{outcome.blame} The account is paused, because files before it were refused as well"
+            return Deferred(due_at=self._now() + REFILE_S, cause=cause, status=outcome.status)
+        return outcome
 
     # ---------------------------------------------------------------------------------------------------- file
 
@@ -291,13 +404,3 @@ class Pipeline:
 
 def _without_limit(folder: Folder) -> Folder:
     return folder.model_copy(update={"guards": folder.guards.model_copy(update={"max_bytes": sys.maxsize})})
-
-
-@lru_cache(maxsize=256)
-def _parse(settings: str) -> Folder:
-    return Folder.from_settings(settings)
-
-
-def settings_of(drop: Drop) -> Folder:
-    """The folder's settings as they were when the drop was claimed, whatever the configuration says today."""
-    return _parse(drop.settings)

@@ -32,7 +32,9 @@ from dropzone.drop import (
     Report,
     Resent,
     Retried,
+    Skipped,
     State,
+    Superseded,
     Withheld,
 )
 from dropzone.errors import printable
@@ -53,7 +55,7 @@ def render_log(drop: Drop, history: Sequence[Entry]) -> str:
     """The log of `drop` as text with a final newline."""
     report = last_report(history)
     parts = [
-        [f"{printable(drop.name)}: {_VERDICTS[drop.state]}", *_verdict_lines(drop)],
+        [f"{printable(drop.name)}: {_verdict(drop)}", *_verdict_lines(drop)],
         _facts(drop, report),
         _section("Repaired in what was sent (the original beside this log is as it came)", _repairs(report)),
         _section("Bad rows", _bad_rows(drop, report)),
@@ -77,8 +79,12 @@ def last_report(history: Sequence[Entry]) -> Report | None:
     return None
 
 
+def _verdict(drop: Drop) -> str:
+    return "NOT SENT: there was no need to" if drop.spared else _VERDICTS[drop.state]
+
+
 def _verdict_lines(drop: Drop) -> list[str]:
-    if drop.state in (State.ACCEPTED, State.DONE):
+    if drop.state in (State.ACCEPTED, State.DONE) and not drop.spared:
         return ["(what became of each row over there cannot be seen from outside)"]
     return [f"Reason: {harmless(drop.reason)}"] if drop.reason else []
 
@@ -184,8 +190,9 @@ def _tell(event: Event) -> str:
         case Released(by=by, why=why, again=again):
             what = "to be offered again, though OptiPub may have it already" if again else "released"
             return f"{what}, by {by}{_reason(why)}"
-        case Attempted(n=n, size=size, report=report):
-            return f"attempt {n}: sending {report.good_rows:,} rows, {size:,} bytes"
+        case Attempted(n=n, size=size, report=report, repeats=repeats):
+            known = f", though OptiPub may have them already from attempt {repeats}" if repeats else ""
+            return f"attempt {n}: sending {report.good_rows:,} rows, {size:,} bytes{known}"
         case Accepted(status=status, body=body, by=by):
             if by:
                 return f"accepted: {by} has found it in OptiPub{_reason(body)}"
@@ -196,8 +203,13 @@ def _tell(event: Event) -> str:
             return f"not taken, next try {stamp(due_at)}: {cause}"
         case Lost(cause=cause, sent=sent):
             return f"outcome unknown{'' if sent is None else f' after {sent:,} bytes'}: {cause}"
-        case Resent(by=by, why=why):
-            return f"to be offered again, though OptiPub may have it already ({by}): {why}"
+        case Resent(by=by, why=why, due_at=due_at):
+            when = f", {stamp(due_at)}" if due_at else ""
+            return f"to be offered again{when}, though OptiPub may have it already ({by}): {why}"
+        case Superseded(newer=newer):
+            return f"not sent: the newer file {newer} of the folder takes its place"
+        case Skipped(first=first, first_at=first_at):
+            return f"not sent: the same content was accepted for this segment as {first}, {stamp(first_at)}"
         case Discarded(by=by, why=why):
             return f"given up by {by}: {why}"
         case Filed(path=path):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dropzone.folders import Folders
     from dropzone.ledger import Ledger, Reader
     from dropzone.optipub import OptiPub
+    from dropzone.progress import Board
     from dropzone.telemetry import Journal
 
 # Where the configuration is looked for when neither -c nor DROPZONE_CONFIG names it.
@@ -172,25 +174,38 @@ def _check_folders(folders: Folders, config: Config) -> None:
             raise fault
 
 
-def _obedient(daemon: Daemon, ledger: Ledger) -> Callable[[dict[str, Any], str], dict[str, str]]:
+def _obedient(daemon: Daemon, ledger: Ledger, board: Board) -> Callable[[dict[str, Any], str], dict[str, Any]]:
     """What the control socket does with a request: the loop carries it out, between two of its own steps."""
 
-    def obey(request: dict[str, Any], by: str) -> dict[str, str]:
+    def obey(request: dict[str, Any], by: str) -> dict[str, Any]:
+        if "ask" in request:
+            return {"steps": {id: asdict(step) for id, step in board.steps().items()}}
         # Escaped: JSON can carry halves of characters that neither the ledger nor the journal could write.
-        what, id, why = (printable(str(request.get(name, ""))) for name in ("order", "id", "why"))
-        answered: Future[dict[str, str]] = Future()
+        what, id, why, kind = (printable(str(request.get(name, ""))) for name in ("order", "id", "why", "kind"))
+        answered: Future[dict[str, Any]] = Future()
 
         def carry_out() -> None:
-            if not answered.cancelled() and daemon.is_ending(id):
-                daemon.call(carry_out)  # in a moment
+            if not answered.cancelled() and not kind and daemon.order_later(what, id, carry_out):
                 return
             if not answered.set_running_or_notify_cancel():
                 return  # the asker was told that it was not done
             try:
-                drop = daemon.order(id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time()))
-                answered.set_result({"state": drop.state})
+                answered.set_result(obey_now())
             except DropzoneError as error:
                 answered.set_result({"error": error.message, "hint": error.hint})
+
+        def obey_now() -> dict[str, Any]:
+            match what:
+                case "pause" if kind:
+                    daemon.pause(kind, id, by=by, why=why)
+                case "resume" if kind:
+                    daemon.resume(kind, id, by=by)
+                case _:
+                    drop = daemon.order(
+                        id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time())
+                    )
+                    return {"state": drop.state}
+            return {}
 
         daemon.call(carry_out)
         try:
@@ -208,12 +223,15 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
 
     Raises LockedError, LedgerError and FolderError; on leaving, everything is closed.
     """
+    from dropzone.alarms import Alarms
     from dropzone.control import Control
     from dropzone.daemon import Daemon, notify, obey_signals, reloading, state_lock
     from dropzone.folders import Folders
+    from dropzone.gates import Gates
     from dropzone.intake import Intake
     from dropzone.ledger.sqlite import SQLiteLedger
     from dropzone.pipeline import Pipeline
+    from dropzone.progress import Board
     from dropzone.watch import Watch
 
     if not config.root.is_dir():
@@ -228,15 +246,20 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         aside = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="aside"))
         accounts = _Accounts(config, time.time)
         stack.callback(accounts.close)
+        gates = Gates(config.concurrency, now=time.time, monotonic=time.monotonic)
+        board = Board()
         pipeline = Pipeline(
             folders=folders,
             ledger=ledger,
             segments=accounts,
+            gates=gates,
+            board=board,
             now=time.time,
             wait=lambda seconds: daemon.wait(seconds),  # noqa: PLW0108 - the daemon is made below
             stopping=lambda: daemon.stopping,
             sinks=[journal.event, lambda *what: daemon.note(*what)],  # noqa: PLW0108 - the same
             fault=journal.fault,
+            checks=config.concurrency,
         )
         watch = Watch(
             hear=lambda *what: daemon.hear(*what),  # noqa: PLW0108 - the same
@@ -260,6 +283,8 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             ledger=ledger,
             intake=intake,
             pipeline=pipeline,
+            gates=gates,
+            alarms=Alarms(ledger=ledger, board=board, voice=journal, now=time.time),
             voice=journal,
             now=time.time,
             monotonic=time.monotonic,
@@ -284,7 +309,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             notify(READY="1")
 
         obey_signals(daemon, reload, journal)
-        control = Control(config.state_dir, _obedient(daemon, ledger))
+        control = Control(config.state_dir, _obedient(daemon, ledger, board))
         stack.callback(control.close)
         daemon.start()
         journal.say("watching", folders=len(config.folders), root=str(config.root), version=__version__)

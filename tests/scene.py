@@ -7,6 +7,7 @@ in one thread, so that a test decides what happens between any two steps.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,12 @@ from dropzone import config as configuration
 from dropzone.config import Config, Folder
 from dropzone.drop import FINISHED, Accepted, Deferred, Drop, Event, Lost, Refused, State
 from dropzone.folders import Folders
+from dropzone.gates import Gates
 from dropzone.intake import Intake
 from dropzone.ledger.sqlite import SQLiteLedger
 from dropzone.optipub import OptiPub, Upload
 from dropzone.pipeline import Pipeline
+from dropzone.progress import Board
 from dropzone.wiring import lay_out
 
 KEY = "test-key-0123456789"
@@ -104,16 +107,24 @@ class Turn:
             monotonic=lambda: clock.monotonic,
             left_alone=lambda *what: self.left_alone.append(what),
         )
+        self.gates = Gates(4, now=lambda: clock.wall, monotonic=lambda: clock.monotonic)
+        self.board = Board(monotonic=lambda: clock.monotonic)
         self.pipeline = Pipeline(
             folders=self.folders,
             ledger=self.ledger,
+            gates=self.gates,
+            board=self.board,
             segments=lambda name: _Stepped(self.optipub(name), step),
             now=lambda: clock.wall,
             wait=clock.move,
             stopping=lambda: self.stopping,
-            sinks=[lambda drop, event: self.events.append((drop, event))],
+            sinks=[self._note],
             fault=lambda _, error: self.faults.append(error),
         )
+
+    def _note(self, drop: Drop, event: Event) -> None:
+        self.events.append((drop, event))
+        self.gates.note(drop.account, self.ledger.account_facts(drop.account))
 
     def optipub(self, name: str) -> OptiPub:
         if name in self.scene.clients:
@@ -125,6 +136,8 @@ class Turn:
     def start(self) -> None:
         """What the daemon does at its start."""
         self.intake.configure(self.scene.config)
+        for name in self.scene.config.accounts:
+            self.gates.note(name, self.ledger.account_facts(name))
         for base in sorted({folder.base for folder in self.scene.config.folders.values()}):
             self.intake.adopt(base, trusted=self.folders.read_mark(base) == self.ledger.id)
             self.folders.write_mark(base, self.ledger.id)
@@ -147,15 +160,26 @@ class Turn:
             for lane, id in self.ledger.open_lanes():
                 if lane in blocked:
                     continue
-                account = lane.rpartition("/")[0]
-                wait_until = self.ledger.account_facts(account).wait_until
-                again = wait_until if wait_until > self.scene.clock.wall else self.pipeline.run(id)
+                again = self._look(id)
                 if again is not None:
                     blocked.add(lane)
                     due.append(again)
+            due = [at for at in due if at != math.inf]
             if not due or min(due) > end or self.stopping:
                 return
             self.scene.clock.move(max(0.001, min(due) - self.scene.clock.wall))
+
+    def _look(self, id: str) -> float | None:
+        """One look at the head of a lane, if it is due and its account is open; when to look again."""
+        drop = self.ledger.find_drop(id)
+        assert drop
+        if drop.state is State.QUEUED:
+            now, facts = self.scene.clock.wall, self.ledger.account_facts(drop.account)
+            if facts.probing:
+                return self.pipeline.run(id, probe=True) if facts.wait_s(now) <= 0 else facts.until
+            if wait_s := max(drop.wait_s(now), facts.wait_s(now)):
+                return now + wait_s
+        return self.pipeline.run(id)
 
     def go(self) -> None:
         """Start, take over, send."""
@@ -193,7 +217,14 @@ class _SteppedUpload:
 
 
 def make_scene(at: Path, url: str, *, folders: str = "", defaults: str = "", key: str = KEY) -> Scene:
-    """A scene below `at`; `folders` is YAML for `folders:`, by default one that subscribes."""
+    """A scene below `at`; `folders` is YAML for `folders:`, by default one that subscribes.
+
+    Most tests drop the same rows again and again and hold what is unknown, so that is what its defaults say, unless
+    `defaults` says otherwise.
+    """
+    for usual in ("duplicates: send", "on_unknown: hold"):
+        if usual.partition(":")[0] not in defaults:
+            defaults = f"{defaults}, {usual}".removeprefix(", ")
     folders = folders or "acme: {segment_id: 100789, mode: subscribe, source_campaign: 90, source_partner: 9}"
     (at / "key").write_text(key)
     (at / "key").chmod(0o600)

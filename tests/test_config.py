@@ -585,8 +585,14 @@ VALUES = r"""
     guards: {mni_rows: 2}
     > 14: folders.acme.guards.mni_rows: is no key of guards (did you mean min_rows?)
 
-    on_unknown: hold
-    > 5: folders.acme.on_unknown: is no key of a folder ('dropzone config example' shows all keys)
+    on_unknown: 5
+    > 17: folders.acme.on_unknown: must be resend, hold or a time, not 5 (write resend, hold, or {resend_within: 10m})
+
+    on_unknown: {resend_within: soon}
+    > 17: folders.acme.on_unknown: must be a duration, not 'soon' (a whole number and its unit: 300ms 2s 15m 24h 90d)
+
+    supersede: true
+    > 16: folders.acme.supersede: would drop rows: without clear: true files add to each other (remove it, or set clear: true)
 
     '[key]': 1
     > 5: folders.acme.[key]: is no key of a folder ('dropzone config example' shows all keys)
@@ -1409,6 +1415,7 @@ def test_what_is_in_force_loads_as_the_same(file: Path) -> None:
         "max_bytes": "2GiB",
         "max_shrink": "20%",
         "max_growth": "none",
+        "max_files_per_hour": "none",
     }
 
 

@@ -22,12 +22,13 @@ from scene import KEY, Scene, Step, assert_kept, make_scene, no_step
 
 from dropzone import config as configuration
 from dropzone import operate
+from dropzone.alarms import Alarms
 from dropzone.config import Config
 from dropzone.daemon import (
     ENVIRONMENT_S,
     LONGEST_SLEEP_S,
     Daemon,
-    Lanes,
+    Left,
     LockedError,
     notify,
     obey_signals,
@@ -37,10 +38,12 @@ from dropzone.daemon import (
 from dropzone.drop import Attempted, Drop, Event, Report, State, make_id
 from dropzone.errors import FolderError, OperatorError
 from dropzone.folders import Folders, Wanted
+from dropzone.gates import Gates
 from dropzone.intake import Intake
 from dropzone.ledger.sqlite import SQLiteLedger
 from dropzone.optipub import OptiPub
 from dropzone.pipeline import Pipeline
+from dropzone.progress import Board
 from dropzone.readiness import Seen
 from dropzone.sandbox import Sandbox
 from dropzone.telemetry import Journal
@@ -80,9 +83,13 @@ class Kit:
         self.intake = Intake(
             folders=folders, ledger=self.ledger, now=wall, monotonic=monotonic, left_alone=journal.left_alone
         )
+        gates = Gates(scene.config.concurrency, now=wall, monotonic=monotonic)
+        board = Board(monotonic=monotonic)
         pipeline = Pipeline(
             folders=folders,
             ledger=self.ledger,
+            gates=gates,
+            board=board,
             segments=lambda name: self._optipub,
             now=wall,
             wait=self._wait,
@@ -99,6 +106,8 @@ class Kit:
             ledger=self.ledger,
             intake=self.intake,
             pipeline=pipeline,
+            gates=gates,
+            alarms=Alarms(ledger=self.ledger, board=board, voice=journal, now=wall),
             voice=journal,
             now=wall,
             monotonic=monotonic,
@@ -185,119 +194,6 @@ def changed(scene: Scene, old: str, new: str) -> Config:
     return configuration.load(file)
 
 
-# ---------------------------------------------------------------------------------------------------------- lanes
-
-
-def taken(lanes: Lanes, now: float = 0.0) -> list[str]:
-    """The drops whose turn it is, all at once."""
-    ids = []
-    while (found := lanes.take(now)) is not None:
-        ids.append(found[2])
-    return ids
-
-
-def test_a_lane_gives_one_drop_at_a_time_oldest_first() -> None:
-    """The second only after the first is through."""
-    lanes = Lanes()
-    for id in ("1", "2", "3"):
-        lanes.add("main/1", "main", id)
-    for id in ("1", "2", "3"):
-        assert lanes.take(0.0) == ("main/1", "main", id)
-        assert lanes.take(0.0) is None
-        lanes.give_back("main/1", None)
-    assert lanes.take(0.0) is None
-    assert len(lanes) == 0
-
-
-def test_lanes_take_turns() -> None:
-    """A lane with a hundred drops does not keep a lane with one waiting."""
-    lanes = Lanes()
-    for number in range(100):
-        lanes.add("main/1", "main", f"a{number}")
-    lanes.add("main/2", "main", "b")
-    lanes.add("other/1", "other", "c")
-    order = []
-    for _ in range(4):
-        found = lanes.take(0.0)
-        assert found is not None
-        order.append(found[2])
-        lanes.give_back(found[0], None)
-    assert order == ["a0", "b", "c", "a1"]
-
-
-def test_a_head_that_must_wait_blocks_its_lane_only() -> None:
-    """Order within the lane is kept; the others go on; when it is due the head comes again."""
-    lanes = Lanes()
-    for lane, id in (("main/1", "a1"), ("main/1", "a2"), ("main/2", "b1"), ("main/2", "b2")):
-        lanes.add(lane, "main", id)
-    assert taken(lanes) == ["a1", "b1"]
-    lanes.give_back("main/1", 50.0)
-    lanes.give_back("main/2", None)
-    assert lanes.next_due() == 50.0
-    assert taken(lanes, 49.9) == ["b2"]
-    lanes.give_back("main/2", None)
-    assert taken(lanes, 50.0) == ["a1"]
-    lanes.give_back("main/1", None)
-    assert taken(lanes, 50.0) == ["a2"]
-    assert lanes.next_due() == float("inf")
-
-
-def test_a_drop_that_is_added_behind_a_waiting_head_waits_too() -> None:
-    """It neither overtakes the head nor makes it go early."""
-    lanes = Lanes()
-    lanes.add("main/1", "main", "a1")
-    assert taken(lanes) == ["a1"]
-    lanes.add("main/1", "main", "a2")
-    assert taken(lanes) == []
-    lanes.give_back("main/1", 50.0)
-    lanes.add("main/1", "main", "a3")
-    assert taken(lanes, 10.0) == []
-    assert taken(lanes, 50.0) == ["a1"]
-
-
-def test_waking_lets_every_waiting_lane_look_again() -> None:
-    """After a reload: perhaps the account that they waited for is mended."""
-    lanes = Lanes()
-    for lane in ("main/1", "main/2"):
-        lanes.add(lane, "main", lane)
-        assert taken(lanes) == [lane]
-        lanes.give_back(lane, 900.0)
-    lanes.wake()
-    assert taken(lanes) == ["main/1", "main/2"]
-    assert lanes.next_due() == float("inf")
-
-
-def test_a_drop_is_in_its_lane_once() -> None:
-    """Added again while it waits or is under way it is not sent twice; afterwards it may come back."""
-    lanes = Lanes()
-    lanes.add("main/1", "main", "a")
-    lanes.add("main/1", "main", "a")
-    assert len(lanes) == 1
-    assert taken(lanes) == ["a"]
-    lanes.add("main/1", "main", "a")
-    lanes.give_back("main/1", None)
-    assert taken(lanes) == []
-    lanes.add("main/1", "main", "a")
-    assert taken(lanes) == ["a"]
-
-
-def test_a_drop_that_comes_back_goes_before_those_that_are_younger() -> None:
-    """A held drop that a person released is the oldest of its lane; what is under way is not disturbed by it."""
-    lanes = Lanes()
-    lanes.add("main/1", "main", "b")
-    lanes.add("main/1", "main", "c")
-    assert taken(lanes) == ["b"]
-    assert lanes.is_busy("main/1", "b")
-    lanes.add_back("main/1", "main", "a")
-    assert lanes.has("a")
-    assert not lanes.is_busy("main/1", "a")
-    assert not lanes.is_busy("main/2", "a")
-    assert taken(lanes) == []
-    for id in ("a", "c"):
-        lanes.give_back("main/1", None)
-        assert taken(lanes) == [id]
-
-
 # ------------------------------------------------------------------------------------------------- tick by hand
 
 
@@ -311,7 +207,7 @@ def test_a_file_goes_all_the_way_by_ticks(kit: Kit, sandbox: Sandbox) -> None:
     assert 0.0 < kit.after(2.0) <= 13.0
     assert kit.states() == {"a.csv": State.DONE}
     assert [each.segment for each in sandbox.imports] == [1]
-    assert kit.daemon.left_over() == (False, False)
+    assert kit.daemon.left_over() == Left(failed=False, waiting=False, paused=False)
     assert_kept(scene, kit.ledger.find_drops())
 
 
@@ -372,23 +268,25 @@ def test_a_dead_key_stops_every_lane_of_its_account(kit: Kit, sandbox: Sandbox) 
     kit.settle()
     assert len(sandbox.imports) == 1
     assert set(kit.states().values()) == {State.QUEUED}
-    assert kit.daemon.left_over() == (False, True)
+    assert kit.daemon.left_over() == Left(failed=False, waiting=True, paused=True)
     assert kit.after(900.0) > 0
     kit.settle()
     assert set(kit.states().values()) == {State.DONE}
 
 
-def test_a_reload_does_not_hurry_what_waits(kit: Kit, sandbox: Sandbox) -> None:
-    """Every lane looks again, and finds that its account is not due: no request goes out before its time."""
-    sandbox.fault("status", status=401)
+def test_a_reload_tries_a_paused_account_at_once(kit: Kit, sandbox: Sandbox) -> None:
+    """One drop goes and shows whether it is mended; only then the others follow."""
+    sandbox.fault("status", status=401, times=2)
     kit.scene.put("a.csv", ROWS, folder="acme")
     kit.settle()
-    assert kit.states() == {"a.csv": State.QUEUED}
-    kit.daemon.configure(kit.scene.config)
-    kit.after(0.0)
+    kit.scene.put("g.csv", ROWS, folder="globex")
+    kit.settle()
     assert len(sandbox.imports) == 1
-    kit.after(900.0)
-    assert kit.states() == {"a.csv": State.DONE}
+    for tried in (2, 4):
+        kit.daemon.configure(kit.scene.config)
+        kit.after(0.0)
+        assert len(sandbox.imports) == tried
+    assert set(kit.states().values()) == {State.DONE}
 
 
 # ---------------------------------------------------------------------------------------------------------- start
@@ -408,7 +306,7 @@ def test_the_start_takes_up_what_an_earlier_run_left(scene: Scene, sandbox: Sand
         kit.daemon.start()
         kit.turn()
         assert kit.states() == {"1.csv": State.HELD, "2.csv": State.DONE, "3.csv": State.DONE}
-        assert kit.daemon.left_over() == (True, False)
+        assert kit.daemon.left_over() == Left(failed=True, waiting=False, paused=False)
     assert len(sandbox.imports) == 2
 
 
@@ -540,7 +438,7 @@ def test_a_full_disk_pauses_everything_with_one_alert_and_heals_by_itself(scene:
         scene.put("a.csv", ROWS, folder="acme")
         kit.settle()
         scene.put("g.csv", ROWS, folder="globex")
-        assert kit.daemon.left_over() == (False, True)
+        assert kit.daemon.left_over() == Left(failed=False, waiting=True, paused=False)
         for _ in range(3):
             kit.after(ENVIRONMENT_S)
         assert len(kit.told("intake and sending pause: the machine is at fault")) == 1
@@ -552,7 +450,7 @@ def test_a_full_disk_pauses_everything_with_one_alert_and_heals_by_itself(scene:
         assert len(kit.told("intake and sending pause: the machine is at fault")) == 1
         assert len(kit.told("the machine's fault is over")) == 1
         assert all(drop.faults == 0 for drop in kit.ledger.find_drops())
-        assert kit.daemon.left_over() == (False, False)
+        assert kit.daemon.left_over() == Left(failed=False, waiting=False, paused=False)
     assert len(sandbox.imports) == 2
 
 
@@ -714,7 +612,7 @@ def test_once_deals_with_what_is_there_and_ends(quick: Scene, sandbox: Sandbox) 
         with running(kit, once=True):
             pass
         assert kit.states() == {"a.csv": State.DONE, "b.csv": State.FAILED, "g.csv": State.DONE}
-        assert kit.daemon.left_over() == (True, False)
+        assert kit.daemon.left_over() == Left(failed=True, waiting=False, paused=False)
 
 
 def test_once_with_nothing_to_do_ends_at_once(quick: Scene) -> None:
@@ -722,7 +620,7 @@ def test_once_with_nothing_to_do_ends_at_once(quick: Scene) -> None:
     with kit_on(quick, in_real_time=True) as kit:
         with running(kit, once=True):
             pass
-        assert kit.daemon.left_over() == (False, False)
+        assert kit.daemon.left_over() == Left(failed=False, waiting=False, paused=False)
 
 
 def test_once_does_not_wait_for_what_is_due_later(quick: Scene, sandbox: Sandbox) -> None:
@@ -733,7 +631,7 @@ def test_once_does_not_wait_for_what_is_due_later(quick: Scene, sandbox: Sandbox
         with running(kit, once=True):
             pass
         assert kit.states() == {"a.csv": State.QUEUED}
-        assert kit.daemon.left_over() == (False, True)
+        assert kit.daemon.left_over() == Left(failed=False, waiting=True, paused=False)
 
 
 def test_once_does_not_wait_for_an_unfinished_upload(quick: Scene) -> None:
@@ -754,7 +652,7 @@ def test_once_ends_when_the_machine_is_at_fault(quick: Scene) -> None:
     with kit_on(quick, failing("claim: make work/ID", times=99), in_real_time=True) as kit:
         with running(kit, once=True):
             pass
-        assert kit.daemon.left_over() == (False, True)
+        assert kit.daemon.left_over() == Left(failed=False, waiting=True, paused=False)
 
 
 def test_the_stop_drains(quick: Scene, sandbox: Sandbox) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dropzone.drop import (
     FINISHED,
+    POLICY,
     TRANSITIONS,
     Accepted,
     Attempted,
@@ -29,7 +30,9 @@ from dropzone.drop import (
     Report,
     Resent,
     Retried,
+    Skipped,
     State,
+    Superseded,
     Withheld,
     apply,
     delay,
@@ -56,6 +59,8 @@ EVENTS: tuple[Event, ...] = (
     Deferred(due_at=60.0, cause="503"),
     Lost(cause="answer lost", sent=9),
     Resent(by="policy", why="safe"),
+    Superseded(newer="2N23520SJ9AK"),
+    Skipped(first="2N23520SJ9AA", first_at=5.0),
     Discarded(by="ann", why="test"),
     Filed(path="done/acme/2026-11-22/a.ID.csv"),
     Retried(by="ann"),
@@ -69,10 +74,12 @@ ALLOWED = {
         "CheckFailed": "refused",
         "Withheld": "held",
         "Attempted": "sending",
+        "Superseded": "accepted",
+        "Skipped": "accepted",
         "Discarded": "refused",
     },
     "sending": {"Accepted": "accepted", "Refused": "refused", "Deferred": "queued", "Lost": "unknown"},
-    "held": {"Released": "queued", "Accepted": "accepted", "Discarded": "refused"},
+    "held": {"Released": "queued", "Accepted": "accepted", "Superseded": "accepted", "Discarded": "refused"},
     "unknown": {"Accepted": "accepted", "Resent": "queued", "Withheld": "held", "Discarded": "refused"},
     "accepted": {"Filed": "done"},
     "refused": {"Filed": "failed"},
@@ -157,6 +164,38 @@ def test_a_released_drop_is_not_held_by_a_guard_again() -> None:
     assert (released.guard, released.cleared, released.due_at) == ("", True, 3.0)
     resent = apply(drop_in(State.UNKNOWN), Resent(by="policy", why="safe"), id=ID, at=3.0)
     assert not resent.cleared
+
+
+def test_what_is_not_sent_says_so_for_good() -> None:
+    """A duplicate or a superseded file is done without having been accepted by anybody."""
+    for event, spared in ((EVENTS[11], "superseded"), (EVENTS[12], "duplicate")):
+        drop = apply(drop_in(State.QUEUED), event, id=ID, at=2.0)
+        assert (drop.spared, drop.verdict_at) == (spared, 2.0)
+        assert apply(drop, Filed(path="done/a"), id=ID, at=3.0).spared == spared
+    assert apply(drop_in(State.SENDING), EVENTS[6], id=ID, at=2.0).spared == ""
+
+
+def test_a_repeat_is_counted_and_waits_for_its_time() -> None:
+    """What the policy sends again has a delay and keeps its reason; its attempt says which one it repeats."""
+    resent = apply(drop_in(State.UNKNOWN), Resent(by=POLICY, why="safe", due_at=50.0), id=ID, at=3.0)
+    assert (resent.due_at, resent.reason, resent.repeats) == (50.0, "safe", 0)
+    attempted = apply(resent, Attempted(n=2, digest="d", size=1, report=REPORT, repeats=1), id=ID, at=60.0)
+    assert attempted.repeats == 1
+
+
+def test_only_a_held_drop_can_block() -> None:
+    """Whatever comes next, the lane is free again."""
+    held = apply(drop_in(State.QUEUED), Withheld(guard="unknown", why="lost", blocks=True), id=ID, at=2.0)
+    assert held.blocks
+    for event in (Released(by="ann"), EVENTS[6], EVENTS[13]):
+        assert not apply(held, event, id=ID, at=3.0).blocks
+
+
+@pytest.mark.parametrize(("now", "expected"), [(100.0, 30.0), (120.0, 10.0), (200.0, 0.0), (-1e9, 30.0), (1e12, 0.0)])
+def test_no_clock_makes_a_wait_longer_than_it_was_meant(now: float, expected: float) -> None:
+    """Set at 100 for 130: whatever the clock says by now, it is no more than 30 seconds."""
+    drop = apply(drop_in(State.SENDING), Deferred(due_at=130.0, cause="503"), id=ID, at=100.0)
+    assert drop.wait_s(now) == expected
 
 
 def test_readme_shows_the_diagram_of_the_table() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from dropzone.account import AccountFacts, Condition
 from dropzone.drop import (
     Accepted,
     Attempted,
@@ -31,7 +32,7 @@ from dropzone.drop import (
     Withheld,
 )
 from dropzone.errors import IllegalEvent, LedgerError, Problem
-from dropzone.ledger import AccountFacts, Ledger
+from dropzone.ledger import Ledger
 from dropzone.ledger.sqlite import MIGRATIONS, SQLiteLedger, SQLiteReader
 
 REPORT = Report(
@@ -166,11 +167,12 @@ def test_facts_follow_from_events(ledger: Ledger) -> None:
     """An acceptance tells the segment's last file and frees the account; an account's deferral makes it wait."""
     assert ledger.account_facts("main") == AccountFacts()
     assert ledger.segment_facts("main", 7, "acme") is None
-    live(ledger, "A1", attempted(1), Deferred(due_at=60.0, cause="429", status=429, scope="account"))
-    assert ledger.account_facts("main").wait_until == 60.0
+    live(ledger, "A1", attempted(1), Deferred(due_at=60.0, cause="429", status=429, effect="wait"))
+    waiting = ledger.account_facts("main")
+    assert (waiting.condition, waiting.until, waiting.why) == (Condition.WAITING, 60.0, "429")
     ledger.commit("A1", attempted(2), at=61.0)
     ledger.commit("A1", Accepted(status=201, body="Import created."), at=62.0)
-    assert ledger.account_facts("main") == AccountFacts(accepted_at=62.0)
+    assert ledger.account_facts("main") == AccountFacts(accepted_at=62.0, since=62.0, noted_at=waiting.noted_at)
     facts = ledger.segment_facts("main", 7, "acme")
     assert facts is not None
     assert (facts.drop_id, facts.rows, facts.at) == ("A1", 2, 62.0)

@@ -402,30 +402,30 @@ PAST = format_datetime(datetime.fromtimestamp(NOW - 120, UTC), usegmt=True)
 FAR = format_datetime(datetime.fromtimestamp(NOW + 90_000, UTC), usegmt=True)
 HERE = "Location: /segments/100789/import"
 
-# answer, type of the event, words of its sentence, and for Deferred: seconds until due (None: as in `retry:`), scope
+# answer, type of the event, words of its sentence, and for Deferred: seconds until due (None: as in `retry:`), effect
 Row = tuple[bytes, type[Outcome], str, float | None, str]
 ROWS: dict[str, Row] = {
     "201": (answer(201, CREATED), Accepted, "Import created.", None, ""),
     "201 error": (answer(201, b'{"error": true, "message": "No."}'), Refused, "answered 201 with an error", None, ""),
-    "201 empty": (answer(201), Lost, "not in the way that it announces an import", None, ""),
-    "201 page": (answer(201, b"<html>Welcome</html>"), Lost, "It said: Welcome", None, ""),
-    "201 list": (answer(201, b"[false]"), Lost, "not in the way", None, ""),
-    "201 zero": (answer(201, b'{"error": 0}'), Lost, "not in the way", None, ""),
-    "201 nested": (answer(201, b"[" * 60_000), Lost, "not in the way", None, ""),
-    "200": (answer(200, CREATED), Lost, "which is not its 'Import created' (201)", None, ""),
-    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", Lost, "OptiPub answered 204", None, ""),
+    "201 empty": (answer(201), Lost, "not in the way that it announces an import", None, "none"),
+    "201 page": (answer(201, b"<html>Welcome</html>"), Lost, "It said: Welcome", None, "none"),
+    "201 list": (answer(201, b"[false]"), Lost, "not in the way", None, "none"),
+    "201 zero": (answer(201, b'{"error": 0}'), Lost, "not in the way", None, "none"),
+    "201 nested": (answer(201, b"[" * 60_000), Lost, "not in the way", None, "none"),
+    "200": (answer(200, CREATED), Lost, "which is not its 'Import created' (201)", None, "none"),
+    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", Lost, "OptiPub answered 204", None, "none"),
     "302": (answer(302, b"", HERE), Refused, "answered 302 to /segments/100789/import: it refused", None, ""),
     "302 bare": (answer(302), Refused, "Its answers give no reason", None, ""),
     "302 odd": (answer(302, b"", "Location: http://[x/\x7f?token=1"), Refused, "it refused the import", None, ""),
-    "302 login": (answer(302, b"", "Location: /login?next=%2F"), Deferred, "to /login, its", PROBE_S, "account"),
-    "302 other": (answer(302, b"", "Location: https://sso.example.com/"), Deferred, "login page", PROBE_S, "account"),
-    "301": (answer(301, b"", "Location: https://new.example.com/"), Deferred, "base_url", PROBE_S, "account"),
-    "303": (answer(303, b"", HERE), Deferred, "base_url of account main is not", PROBE_S, "account"),
-    "307": (answer(307, b"", HERE), Deferred, "base_url of account main is not", PROBE_S, "account"),
-    "308": (answer(308, b"", HERE), Deferred, "base_url of account main is not", PROBE_S, "account"),
-    "401": (answer(401, b'{"message": "Unauthenticated."}'), Deferred, "points. It said: Unauth", PROBE_S, "account"),
-    "403": (answer(403), Deferred, "Give its user the right", PROBE_S, "account"),
-    "407": (answer(407), Deferred, "a proxy wants a name", PROBE_S, "account"),
+    "302 login": (answer(302, b"", "Location: /login?next=%2F"), Deferred, "to /login, its", PROBE_S, "pause"),
+    "302 other": (answer(302, b"", "Location: https://sso.example.com/"), Deferred, "login page", PROBE_S, "pause"),
+    "301": (answer(301, b"", "Location: https://new.example.com/"), Deferred, "base_url", PROBE_S, "pause"),
+    "303": (answer(303, b"", HERE), Deferred, "base_url of account main is not", PROBE_S, "pause"),
+    "307": (answer(307, b"", HERE), Deferred, "base_url of account main is not", PROBE_S, "pause"),
+    "308": (answer(308, b"", HERE), Deferred, "base_url of account main is not", PROBE_S, "pause"),
+    "401": (answer(401, b'{"message": "Unauthenticated."}'), Deferred, "points. It said: Unauth", PROBE_S, "pause"),
+    "403": (answer(403), Deferred, "Give its user the right", PROBE_S, "pause"),
+    "407": (answer(407), Deferred, "a proxy wants a name", PROBE_S, "pause"),
     "400": (answer(400), Refused, "answered 400: it refused the import into segment 100789", None, ""),
     "404": (answer(404), Refused, "There is no such segment", None, ""),
     "405": (answer(405), Refused, "hardly OptiPub's address", None, ""),
@@ -435,33 +435,33 @@ ROWS: dict[str, Row] = {
     "415": (answer(415), Refused, "it refused", None, ""),
     "418": (answer(418), Refused, "it refused", None, ""),
     "422": (answer(422), Refused, "it refused", None, ""),
-    "408": (answer(408), Deferred, "waited for the file", None, "drop"),
-    "425": (answer(425), Deferred, "waited for the file", None, "drop"),
-    "429": (answer(429), Deferred, "answered 429: it is busy", None, "account"),
-    "429 seconds": (answer(429, b"", "Retry-After: 120"), Deferred, "(Retry-After: 120)", 120.0, "account"),
-    "503": (answer(503, b"<h1>Back soon</h1>"), Deferred, "It said: Back soon", None, "account"),
-    "503 date": (answer(503, b"", f"Retry-After: {DATE}"), Deferred, "busy", 120.0, "account"),
-    "503 no zone": (answer(503, b"", f"Retry-After: {ZONELESS}"), Deferred, "busy", 120.0, "account"),
-    "503 past": (answer(503, b"", f"Retry-After: {PAST}"), Deferred, "busy", 1.0, "account"),
-    "503 far": (answer(503, b"", f"Retry-After: {FAR}"), Deferred, "busy", 3600.0, "account"),
-    "503 zero": (answer(503, b"", "Retry-After: 0"), Deferred, "busy", 1.0, "account"),
-    "503 ages": (answer(503, b"", "Retry-After: " + "9" * 5000), Deferred, "busy", 3600.0, "account"),
-    "503 minus": (answer(503, b"", "Retry-After: -5"), Deferred, "busy", None, "account"),
-    "503 nonsense": (answer(503, b"", "Retry-After: soon"), Deferred, "busy", None, "account"),
-    "503 no digit": (answer(503, b"", "Retry-After: \xb2"), Deferred, "busy", None, "account"),
-    "500": (answer(500), Lost, "answered 500, which tells of a fault", None, ""),
-    "502": (answer(502), Lost, f"Look in OptiPub for an import of acme.{ID}.csv", None, ""),
-    "504": (answer(504), Lost, "it may have taken the file", None, ""),
-    "501": (answer(501), Lost, "which tells of a fault", None, ""),
-    "300": (answer(300), Lost, "which tells of a fault", None, ""),
-    "999": (answer(999), Lost, "which tells of a fault", None, ""),
+    "408": (answer(408), Deferred, "waited for the file", None, "none"),
+    "425": (answer(425), Deferred, "waited for the file", None, "none"),
+    "429": (answer(429), Deferred, "answered 429: it is busy", None, "wait"),
+    "429 seconds": (answer(429, b"", "Retry-After: 120"), Deferred, "(Retry-After: 120)", 120.0, "wait"),
+    "503": (answer(503, b"<h1>Back soon</h1>"), Deferred, "It said: Back soon", None, "wait"),
+    "503 date": (answer(503, b"", f"Retry-After: {DATE}"), Deferred, "busy", 120.0, "wait"),
+    "503 no zone": (answer(503, b"", f"Retry-After: {ZONELESS}"), Deferred, "busy", 120.0, "wait"),
+    "503 past": (answer(503, b"", f"Retry-After: {PAST}"), Deferred, "busy", 1.0, "wait"),
+    "503 far": (answer(503, b"", f"Retry-After: {FAR}"), Deferred, "busy", 3600.0, "wait"),
+    "503 zero": (answer(503, b"", "Retry-After: 0"), Deferred, "busy", 1.0, "wait"),
+    "503 ages": (answer(503, b"", "Retry-After: " + "9" * 5000), Deferred, "busy", 3600.0, "wait"),
+    "503 minus": (answer(503, b"", "Retry-After: -5"), Deferred, "busy", None, "wait"),
+    "503 nonsense": (answer(503, b"", "Retry-After: soon"), Deferred, "busy", None, "wait"),
+    "503 no digit": (answer(503, b"", "Retry-After: \xb2"), Deferred, "busy", None, "wait"),
+    "500": (answer(500), Lost, "answered 500, which tells of a fault", None, "breaker"),
+    "502": (answer(502), Lost, f"Look in OptiPub for an import of acme.{ID}.csv", None, "breaker"),
+    "504": (answer(504), Lost, "it may have taken the file", None, "breaker"),
+    "501": (answer(501), Lost, "which tells of a fault", None, "breaker"),
+    "300": (answer(300), Lost, "which tells of a fault", None, "none"),
+    "999": (answer(999), Lost, "which tells of a fault", None, "breaker"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_answer_has_its_event(name: str, client: Client) -> None:
-    """Each row of the table, over a real socket: event, status, due time, scope, and what the sentence says."""
-    text, kind, words, due_s, scope = ROWS[name]
+    """Each row of the table, over a real socket: event, status, due time, effect, and what the sentence says."""
+    text, kind, words, due_s, effect = ROWS[name]
     with Server(saying(text)) as server:
         event = client.send(server.url)
     assert type(event) is kind
@@ -472,8 +472,9 @@ def test_every_answer_has_its_event(name: str, client: Client) -> None:
             assert sentence.isprintable()
     if isinstance(event, Lost):
         assert event.sent == len(CSV)
+    if isinstance(event, Deferred | Lost):
+        assert event.effect == effect
     if isinstance(event, Deferred):
-        assert event.scope == scope
         assert ordinary(event) if due_s is None else event.due_at == NOW + due_s
 
 
@@ -621,7 +622,7 @@ def test_broken_with_the_body_incomplete_is_deferred(client: Client) -> None:
         event = client.send(server.url, bytes(LARGE))
     assert ordinary(event)
     assert isinstance(event, Deferred)
-    assert (event.status, event.scope) == (None, "drop")
+    assert (event.status, event.effect) == (None, "breaker")
     assert "the file was not taken. It is offered again by itself" in event.cause
 
 
@@ -906,7 +907,7 @@ def test_an_invalid_certificate_stops_the_account(
         event = client.send(server.url, account=trusting(authority, tmp_path))
     assert server.heads == []
     assert isinstance(event, Deferred)
-    assert (event.scope, event.due_at) == ("account", NOW + PROBE_S)
+    assert (event.effect, event.due_at) == ("pause", NOW + PROBE_S)
     assert words in event.cause
 
 
@@ -916,7 +917,7 @@ def test_an_unknown_authority_stops_the_account(client: Client, authority: trust
         event = client.send(server.url)
     assert server.heads == []
     assert isinstance(event, Deferred)
-    assert event.scope == "account"
+    assert event.effect == "pause"
     assert "Name its file in the account's ca_file" in event.cause
 
 
@@ -969,10 +970,10 @@ def test_a_configured_proxy_is_used_and_does_not_see_the_key(
 
 @pytest.mark.parametrize("proxy_tls", [False, True])
 @pytest.mark.parametrize(
-    ("status", "scope"), [(407, "account"), (403, "account"), (502, "drop")], ids=["407", "403", "502"]
+    ("status", "effect"), [(407, "pause"), (403, "pause"), (502, "breaker")], ids=["407", "403", "502"]
 )
 def test_a_proxy_that_refuses(
-    status: int, scope: str, proxy_tls: bool, client: Client, tmp_path: Path, authority: trustme.CA
+    status: int, effect: str, proxy_tls: bool, client: Client, tmp_path: Path, authority: trustme.CA
 ) -> None:
     """Its CONNECT was a whole request, ours never left: deferred, and the account waits when it wants a password."""
     context = tls_for(authority) if proxy_tls else None
@@ -980,8 +981,8 @@ def test_a_proxy_that_refuses(
         line = f"{trusting(authority, tmp_path)}\n    proxy: {proxy.url}"
         event = client.send("https://publisher.example.com", account=line)
     assert isinstance(event, Deferred)
-    assert (event.scope, event.status) == (scope, None)
-    assert event.due_at == NOW + PROBE_S if scope == "account" else ordinary(event)
+    assert (event.effect, event.status) == (effect, None)
+    assert event.due_at == NOW + PROBE_S if effect == "pause" else ordinary(event)
     assert f"the proxy on the way to publisher.example.com (through its proxy) refuses ({status}" in event.cause
 
 
@@ -1256,5 +1257,7 @@ def test_a_break_says_how_far_it_came() -> None:
     """The sentence names the bytes that left, and what to do where a person can do something."""
     event = read_answer(Break(what="x broke", cure="Mend it"), offer(sent=1234, size=56789, whole=False))
     assert event == Deferred(
-        due_at=NOW + 5.0, cause="x broke after 1,234 of 56,789 bytes: the file was not taken. Mend it"
+        due_at=NOW + 5.0,
+        cause="x broke after 1,234 of 56,789 bytes: the file was not taken. Mend it",
+        effect="breaker",
     )

@@ -19,9 +19,9 @@ from scene import KEY, Scene, make_scene
 
 from dropzone import control, operate, wiring
 from dropzone.cli import cli
-from dropzone.daemon import Lanes
 from dropzone.drop import Drop, Entry, Released, Retried, State, Withheld
 from dropzone.errors import OperatorError
+from dropzone.lanes import Lanes
 from dropzone.ledger.sqlite import SQLiteReader
 from dropzone.sandbox import Sandbox
 

@@ -15,6 +15,7 @@ import pytest
 from scene import KEY, Scene, Turn, assert_kept, make_scene
 
 from dropzone import config as configuration
+from dropzone.account import Condition
 from dropzone.drop import (
     Accepted,
     CheckFailed,
@@ -28,7 +29,8 @@ from dropzone.drop import (
 )
 from dropzone.errors import DropzoneError, FolderError, LedgerError
 from dropzone.optipub import OptiPub
-from dropzone.pipeline import DISTURBED_S, FAULTS, REFILE_S, Pipeline, Sink, settings_of
+from dropzone.pipeline import DISTURBED_S, FAULTS, REFILE_S, Pipeline, Sink
+from dropzone.policy import settings_of
 from dropzone.sandbox import Sandbox
 
 ROWS = b"email,varr_a\nann@example.com,Ann\nbob@example.com,Bob\n"
@@ -125,6 +127,8 @@ def pipeline_of(
         folders=turn.folders,
         ledger=turn.ledger,
         segments=turn.optipub,
+        gates=turn.gates,
+        board=turn.board,
         now=lambda: clock.wall,
         wait=wait or clock.move,
         stopping=stopping,
@@ -365,14 +369,15 @@ def test_a_deferred_drop_waits_for_its_stored_time_through_a_restart(scene: Scen
     sandbox.fault("status", status=503, headers={"Retry-After": "120"})
     with scene.turn() as turn:
         drop = claimed(turn)
-        due_at = turn.pipeline.run(drop.id)
-        assert due_at == scene.clock.wall + 120
+        turn.pipeline.run(drop.id)
+        facts = turn.ledger.account_facts("main")
+        assert (facts.condition, facts.until) == (Condition.WAITING, scene.clock.wall + 120)
         assert now(turn, drop).state is State.QUEUED
     scene.clock.move(119.0)
     with scene.turn() as turn:
         turn.start()
-        assert turn.pipeline.run(drop.id) == due_at
-        assert len(sandbox.imports) == 1
+        drop = run(turn, drop)
+        assert (drop.state, len(sandbox.imports)) == (State.QUEUED, 1)
         scene.clock.move(1.0)
         drop = run(turn, drop)
         assert (drop.state, drop.tries, drop.attempts, drop.deferrals) == (State.DONE, 2, 1, 0)
@@ -387,7 +392,7 @@ def test_delays_grow_while_nobody_answers(scene: Scene, sandbox: Sandbox) -> Non
         drop = claimed(turn)
         waits = []
         for _ in range(14):
-            due_at = turn.pipeline.run(drop.id)
+            due_at = turn.pipeline.run(drop.id, probe=True)
             assert due_at is not None
             waits.append(due_at - scene.clock.wall)
             scene.clock.move(waits[-1])
@@ -396,7 +401,8 @@ def test_delays_grow_while_nobody_answers(scene: Scene, sandbox: Sandbox) -> Non
         assert sum(waits[7:]) > 10 * sum(waits[:4])
         assert now(turn, drop).attempts == 0
         sandbox.start()
-        assert run(turn, drop).state is State.DONE
+        turn.pipeline.run(drop.id, probe=True)
+        assert now(turn, drop).state is State.DONE
 
 
 def test_a_redirect_is_a_refusal_and_is_not_repeated(scene: Scene, sandbox: Sandbox) -> None:
@@ -438,12 +444,13 @@ def test_a_dead_key_makes_the_whole_account_wait(make: MakeScene, sandbox: Sandb
         turn.send(patience_s=0.0)
         assert len(sandbox.imports) == 1
         facts = turn.ledger.account_facts("main")
-        assert facts.wait_until == scene.clock.wall + 900
+        assert facts.condition is Condition.PAUSED
+        assert facts.until == pytest.approx(scene.clock.wall + 900, abs=0.1)
         assert "does not know the API key of account main" in facts.why
         assert [(drop.state, drop.attempts) for drop in turn.ledger.find_drops()] == [(State.QUEUED, 0)] * 2
         turn.send()
         assert [drop.state for drop in turn.ledger.find_drops()] == [State.DONE] * 2
-        assert turn.ledger.account_facts("main").wait_until == 0
+        assert turn.ledger.account_facts("main").condition is Condition.READY
     assert len(sandbox.imports) == 3
 
 
@@ -496,7 +503,7 @@ def test_what_is_finished_held_or_unknown_to_the_ledger_is_left_alone(scene: Sce
         assert turn.pipeline.run(drop.id) is None
         assert turn.pipeline.run("000000000000") is None
         history = turn.ledger.history(drop.id)
-        assert turn.pipeline._advance(drop) is drop
+        assert turn.pipeline._advance(drop, probe=False) is drop
         assert turn.ledger.history(drop.id) == history
     assert len(sandbox.imports) == 1
 

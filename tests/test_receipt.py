@@ -31,7 +31,9 @@ from dropzone.drop import (
     Report,
     Resent,
     Retried,
+    Skipped,
     State,
+    Superseded,
     Withheld,
     apply,
 )
@@ -271,6 +273,22 @@ EVENTS: list[tuple[Event, str]] = [
     (
         Resent(by="policy", why="it is safe"),
         "to be offered again, though OptiPub may have it already (policy): it is safe",
+    ),
+    (
+        Resent(by="policy", why="it may be so", due_at=DUE),
+        "to be offered again, 2026-11-23T02:14:20Z, though OptiPub may have it already (policy): it may be so",
+    ),
+    (
+        replace(ATTEMPTED, n=2, repeats=1),
+        "attempt 2: sending 2 rows, 34 bytes, though OptiPub may have them already from attempt 1",
+    ),
+    (
+        Superseded(newer="2N23520SJ9AK"),
+        "not sent: the newer file 2N23520SJ9AK of the folder takes its place",
+    ),
+    (
+        Skipped(first="2N23520SJ9AA", first_at=AT),
+        "not sent: the same content was accepted for this segment as 2N23520SJ9AA, 2026-11-23T02:13:20Z",
     ),
     (Discarded(by="ann", why="a test"), "given up by ann: a test"),
     (Filed(path="done/acme/x.csv"), "filed as done/acme/x.csv"),

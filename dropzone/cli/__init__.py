@@ -103,25 +103,18 @@ def run(ctx: click.Context, once: bool) -> None:
     path = ctx.obj.path
     config = configuration.load(path)
     journal = Journal()
-    for warning in _key_warnings(config, time.time()):
-        journal.warn(warning)
     with running(path, config, journal) as daemon:
         daemon.run(once=once)
         if once:
-            left, waiting = daemon.left_over()
-            ctx.exit(Exit.LEFT_OVER if left else Exit.TEMPORARY if waiting else Exit.DONE)
+            left = daemon.left_over()
+            waiting = Exit.PAUSED if left.paused else Exit.TEMPORARY if left.waiting else Exit.DONE
+            ctx.exit(Exit.LEFT_OVER if left.failed else waiting)
 
 
-def _key_warnings(config: Config, now: float) -> list[str]:
-    """OptiPub's keys end after one year; say so 30 days before."""
-    warnings = []
-    for account in config.accounts.values():
-        if account.key_created is not None:
-            days = 365 - int(now / 86400 - (account.key_created.toordinal() - 719163))
-            if days <= 30:
-                when = f"ends in {days} days" if days > 0 else "has ended"
-                warnings.append(f"the API key of account {account.name} {when}: make a new one and set key_created")
-    return warnings
+def _key_warnings(config: Config) -> list[str]:
+    """What to say of keys that end within 30 days."""
+    left = [(account, account.key_days_left(time.time())) for account in config.accounts.values()]
+    return [account.key_warning(days) for account, days in left if days is not None and days <= 30]
 
 
 @cli.command()
@@ -259,7 +252,7 @@ def config_check(ctx: click.Context, as_json: bool) -> None:
         ctx.exit(Exit.CONFIG)
     if as_json:
         return
-    for warning in _key_warnings(loaded, time.time()):
+    for warning in _key_warnings(loaded):
         click.echo(f"dropzone: {warning}", err=True)
     for account in loaded.accounts.values():
         try:

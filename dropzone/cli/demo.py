@@ -49,7 +49,7 @@ folders:
   acme-optouts: {{segment_id: 100790, mode: unsubscribe}}
   acme-leads: {{segment_id: 100791, mode: lead}}
   do-not-mail: {{segment_id: 100792, mode: suppress, hash: sha256, hash_plain: true, clear: true}}
-  globex-signups: {{segment_id: 100793, mode: subscribe, source_campaign: 91, source_partner: 12}}
+  globex-signups: {{segment_id: 100793, mode: subscribe, source_campaign: 91, source_partner: 12, on_unknown: hold}}
 """
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dropzone.config.document import dump, effective, example, schema
 from dropzone.config.loading import load
-from dropzone.config.model import Account, Config, Folder, Guards, Retry, Timeouts
+from dropzone.config.model import DEPARTING, Account, Config, Folder, Guards, Retry, Timeouts
 from dropzone.config.secret import Secret
 from dropzone.config.units import Share
 
 __all__ = [
+    "DEPARTING",
     "Account",
     "Config",
     "Folder",

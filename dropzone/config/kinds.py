@@ -7,6 +7,7 @@ plain words what would be right; none repeats a value that could be a secret. Kn
 from __future__ import annotations
 
 import codecs
+import math
 import os
 import re
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -173,6 +174,46 @@ def or_none(written: Written) -> Written:
         return "none" if value is None else written.write(value)
 
     return Written(read, write, {"anyOf": [written.schema, {"const": "none"}]})
+
+
+_RESEND_HINT = "write resend, hold, or {resend_within: 10m}"
+
+
+def _read_resending(value: object) -> float:
+    """Seconds during which an unknown outcome may be offered again: none for ``hold``, no end for ``resend``."""
+    match value:
+        case "resend":
+            return math.inf
+        case "hold":
+            return 0.0
+        case {"resend_within": within, **others} if not others:
+            return cast(float, _WITHIN.read(within))
+        case _:
+            raise _not(value, "resend, hold or a time", _RESEND_HINT)
+
+
+def _write_resending(seconds: float) -> object:
+    if math.isinf(seconds):
+        return "resend"
+    return {"resend_within": units.write_duration(seconds)} if seconds else "hold"
+
+
+_WITHIN = durations("1s", "366d")
+RESENDING = Written(
+    _read_resending,
+    _write_resending,
+    {
+        "anyOf": [
+            {"enum": ["resend", "hold"]},
+            {
+                "type": "object",
+                "properties": {"resend_within": _WITHIN.schema},
+                "required": ["resend_within"],
+                "additionalProperties": False,
+            },
+        ]
+    },
+)
 
 
 def _not(value: object, wanted: str, hint: str) -> PydanticCustomError:

@@ -26,6 +26,9 @@ Hash = Literal["none", "md5", "sha256", "sha512"]
 # The parts that the upload itself makes; an extra field of that name would silently win or lose against them.
 OWN_FIELDS = ("file", "clear", "activeStatus", "sourceCampaign", "sourcePartner")
 
+DEPARTING = frozenset({"unsubscribe", "suppress"})  # the modes that take people off a list
+KEY_DAYS = 365  # OptiPub's keys end after a year
+
 _BaseUrl = Annotated[str, kinds.BASE_URL]
 _Secret = Annotated[Secret, kinds.SECRET]
 _Name = Annotated[str, kinds.NAME]
@@ -106,6 +109,17 @@ class Account(AccountKeys):
     base_url: _BaseUrl
     api_key: _Secret
 
+    def key_days_left(self, now: float) -> int | None:
+        """Whole days until the key's year is over, at `now` (seconds since the epoch); None where nobody said."""
+        if self.key_created is None:
+            return None
+        return KEY_DAYS - int(now // 86_400 - (self.key_created.toordinal() - date(1970, 1, 1).toordinal()))
+
+    def key_warning(self, days: int) -> str:
+        """What to say of a key with so many days left."""
+        when = f"ends in {days} day{'s' if days != 1 else ''}" if days > 0 else "has ended"
+        return f"the API key of account {self.name} {when}: make a new one in OptiPub and set key_created"
+
 
 class Guards(Model):
     """Limits that hold a file back until somebody has looked; a file is never refused for them."""
@@ -127,6 +141,9 @@ class Guards(Model):
         default=None,
         description="A file that grew by more than this share of the rows of the folder's last accepted file is held; "
         "none switches it off.",
+    )
+    max_files_per_hour: Annotated[int | None, kinds.or_none(kinds.counts(1))] = Field(
+        default=None, description="Of more files than this within an hour, the further ones are held; none is no limit."
     )
 
 
@@ -339,6 +356,41 @@ class FolderKeys(Model):
         default=Retry(),
         description="The delays after an attempt that was surely not taken. Defaults are merged key by key.",
     )
+    on_unknown: Annotated[float, kinds.RESENDING] | None = Field(
+        default=None,
+        description="What happens where OptiPub may have taken a file but its answer was lost: hold it until somebody "
+        "has looked, resend it (twice at most), or {resend_within: 10m} of the first such attempt, then hold. By "
+        "default unsubscribe and suppress: resend; lead: within 30m; subscribe: within 10m, and never once an "
+        "unsubscribe or suppress file of the account was sent in between; with clear: true or a column that replaces "
+        "tags: within 2m.",
+        examples=["hold"],
+    )
+    order_group: _Name | None = Field(
+        default=None,
+        description="Folders of an account with the same group are sent one file after the other, oldest first, as "
+        "those of one segment always are: say sign-ups and opt-outs of one list.",
+        examples=["acme"],
+    )
+    strict_order: bool = Field(
+        default=False, description="Later files wait for a held one too, not only for one that is to be tried again."
+    )
+    supersede: bool = Field(
+        default=False,
+        description="For full lists: once a newer file of the folder has passed its check, older ones that still wait "
+        "go to done/ unsent.",
+    )
+    duplicates: Literal["skip", "hold", "send"] = Field(
+        default="skip",
+        description="A file with the same content as one that was accepted for the segment within duplicates_within: "
+        "skip it (it goes to done/ unsent), hold it, or send it again.",
+    )
+    duplicates_within: Annotated[float, kinds.durations("1s", "366d")] = Field(
+        default=units.read_duration("24h"), description="How long an accepted file counts for duplicates."
+    )
+    alarm_after: Annotated[float, kinds.durations("1s", "366d")] = Field(
+        default=units.read_duration("24h"),
+        description="A file that still waits to be sent so long after it was taken over raises an alarm, once a day.",
+    )
 
 
 class Defaults(FolderKeys):
@@ -360,8 +412,19 @@ class Folder(FolderKeys):
 
     @property
     def lane(self) -> str:
-        """Drops of one lane go out one after the other: those of one segment of one account."""
-        return f"{self.account}/{self.segment_id}"
+        """Drops of one lane go out one after the other: those of one segment, or order group, of one account."""
+        return f"{self.account}/{f'group {self.order_group}' if self.order_group else self.segment_id}"
+
+    @property
+    def departs(self) -> bool:
+        """Whether its files take people off a list."""
+        return self.mode in DEPARTING
+
+    @property
+    def parameters(self) -> tuple[object, ...]:
+        """What an import says beside the file: two with the same content and the same of these do the same."""
+        fields = tuple(sorted(self.extra_fields.items()))
+        return self.mode, self.clear, self.hash, self.source_campaign, self.source_partner, fields
 
     def settings_json(self) -> str:
         """All settings as one line of JSON, in the form that the file has. The ledger keeps it with each drop."""

@@ -27,7 +27,7 @@ KEYS_OF_MODE = {
     "hash_plain": "suppress",
 }
 # What the rules compare. Where one of them is wrong in itself it counts as unknown, not as its default.
-_JUDGED = ("path", "spool", "account", "segment_id", "mode", "clear", "hash", "hash_plain")
+_JUDGED = ("path", "spool", "account", "segment_id", "mode", "clear", "hash", "hash_plain", "order_group", "supersede")
 NO_DEFAULTS = ("path", "spool", "segment_id")  # two folders cannot share them
 
 
@@ -206,6 +206,9 @@ def _check_limits(entry: _Entry, findings: Findings) -> None:
     if guards.max_rows is not None and guards.max_rows < guards.min_rows:
         what = f"is less than min_rows, {guards.min_rows}: every file would be held"
         findings.refuse(entry.origin("guards", "max_rows"), what)
+    if entry.values["supersede"] and entry.values["clear"] is False:
+        what = "would drop rows: without clear: true files add to each other"
+        findings.refuse(entry.origin("supersede"), what, "remove it, or set clear: true")
     if retry.max < retry.initial:
         findings.refuse(entry.origin("retry", "max"), "is shorter than the first delay, retry.initial")
 
@@ -222,6 +225,7 @@ def _check_segments(entries: list[_Entry], findings: Findings) -> None:
     for sharing in lanes.values():
         for entry in sharing[1:]:
             _check_kind(sharing[0], entry, findings)
+            _check_order(sharing[0], entry, findings)
         clearing = [entry for entry in sharing if entry.values["clear"]]
         for entry in clearing[1:]:
             what = f"folder {clearing[0].name} clears this segment too: each would wipe the other's rows"
@@ -240,6 +244,14 @@ def _check_kind(first: _Entry, other: _Entry, findings: Findings) -> None:
     if None not in hashes and hashes[0] != hashes[1]:
         what = f"folder {first.name} has segment {segment_id} with hash {hashes[0]}, this one with {hashes[1]}"
         findings.refuse(other.place("hash"), what, hint)
+
+
+def _check_order(first: _Entry, other: _Entry, findings: Findings) -> None:
+    """Files of one segment are sent one after the other, so its folders cannot be in different groups."""
+    groups = (first.values["order_group"], other.values["order_group"])
+    if groups[0] != groups[1]:
+        what = f"folder {first.name} feeds this segment too, with {groups[0] or 'no order_group'}"
+        findings.refuse(other.origin("order_group"), what, "give both the same order_group, or none")
 
 
 # ------------------------------------------------------------------------------------------------- places on disk

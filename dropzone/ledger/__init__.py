@@ -7,10 +7,11 @@ facts that follow from it together, durably, or changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dropzone.account import AccountFacts
 from dropzone.drop import Claimed, Drop, Entry, Event, State
 
 
@@ -38,12 +39,12 @@ class SegmentFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccountFacts:
-    """What holds for all drops of an account: nothing is tried before `wait_until`, because of `why`."""
+class Pause:
+    """A folder that a person has paused: who, why, and when."""
 
-    wait_until: float = 0.0
-    why: str = ""
-    accepted_at: float | None = None
+    by: str
+    why: str
+    at: float
 
 
 class Reader(Protocol):
@@ -62,7 +63,10 @@ class Reader(Protocol):
         """Drops in the order of their claims: of these `states`, this `folder`, ids beginning with `prefix`."""
 
     def open_lanes(self) -> list[tuple[str, str]]:
-        """(lane, drop ID) of everything that is not finished and not held, in the order of the claims."""
+        """(lane, drop ID) of everything that is not finished and keeps its lane, in the order of the claims.
+
+        A held drop keeps its lane only where it `blocks`.
+        """
 
     def history(self, id: str) -> list[Entry]:
         """All that ever happened to the drop, oldest first."""
@@ -75,6 +79,18 @@ class Reader(Protocol):
 
     def account_facts(self, account: str) -> AccountFacts:
         """What is known of the account."""
+
+    def paused_folders(self) -> Mapping[str, Pause]:
+        """The folders that a person has paused, by name."""
+
+    def find_accepted(self, account: str, segment_id: int, digest: str) -> list[Drop]:
+        """The drops that OptiPub took for this segment with a prepared copy of this digest, the latest first."""
+
+    def last_accepted(self, account: str, segment_id: int) -> str | None:
+        """The ID of the drop that OptiPub took last for this segment, from whichever folder; or None."""
+
+    def claimed_before(self, drop: Drop, *, since: float, limit: int) -> int:
+        """How many drops of the same folder were claimed from `since` on and before this one; at most `limit`."""
 
     def counts(self) -> dict[tuple[str, State], int]:
         """How many drops there are per (folder, state), finished ones included."""
@@ -98,3 +114,11 @@ class Ledger(Reader, Protocol):
 
     def claim(self, claims: Sequence[tuple[str, Claimed]], *, at: float) -> list[Drop]:
         """Commit several `Claimed` events at once, in this order. Durable on return."""
+
+    def change_account(
+        self, account: str, change: Callable[[AccountFacts], AccountFacts], *, order: str = "", by: str = "", at: float
+    ) -> AccountFacts:
+        """Commit what `change` makes of the account; an `order` of a person, `by` name, is written down as well."""
+
+    def change_folder(self, folder: str, pause: Pause | None, *, by: str, at: float) -> None:
+        """Commit that the folder is paused, or (None) that it no longer is; written down as an order."""

@@ -8,15 +8,18 @@ before 3.51.3 can corrupt a WAL when two connections write or checkpoint at once
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from dropzone.account import AccountFacts, Condition, after
+from dropzone.config import DEPARTING
 from dropzone.drop import (
     FINISHED,
     Accepted,
@@ -32,7 +35,7 @@ from dropzone.drop import (
     apply,
 )
 from dropzone.errors import IllegalEvent, LedgerError
-from dropzone.ledger import AccountFacts, Attempt, SegmentFacts, codec
+from dropzone.ledger import Attempt, Pause, SegmentFacts, codec
 
 # Each entry brings the schema one version further; PRAGMA user_version says how far a file is. Never edit an old one.
 MIGRATIONS = (
@@ -75,13 +78,46 @@ MIGRATIONS = (
         name TEXT PRIMARY KEY, wait_until REAL NOT NULL DEFAULT 0, why TEXT NOT NULL DEFAULT '', accepted_at REAL
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE drops ADD COLUMN blocks INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE drops ADD COLUMN repeats INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX drops_accepted ON drops (account, segment_id, digest)
+        WHERE state IN ('accepted', 'done') AND guard = '';
+    CREATE INDEX drops_claimed ON drops (folder, claimed_at);
+
+    CREATE TABLE conditions (
+        name TEXT PRIMARY KEY, condition TEXT NOT NULL, why TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
+        noted_at REAL NOT NULL, failures INTEGER NOT NULL, refusals INTEGER NOT NULL, probes INTEGER NOT NULL,
+        accepted_at REAL, departed_at REAL
+    ) WITHOUT ROWID;
+    INSERT INTO conditions SELECT name, iif(wait_until > 0, 'waiting', 'ready'), why, 0, wait_until, 0, 0, 0, 0,
+        accepted_at, NULL FROM accounts;
+    DROP TABLE accounts;
+    ALTER TABLE conditions RENAME TO accounts;
+
+    CREATE TABLE pauses (
+        folder TEXT PRIMARY KEY, by TEXT NOT NULL, why TEXT NOT NULL, at REAL NOT NULL
+    ) WITHOUT ROWID;
+    -- What people ordered for accounts and folders; orders for drops are events of the drop.
+    CREATE TABLE orders (
+        n INTEGER PRIMARY KEY, at REAL NOT NULL, what TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+        by TEXT NOT NULL, why TEXT NOT NULL
+    );
+    """,
 )
 
 FILE_NAME = "ledger.db"
 _COLUMNS = tuple(field.name for field in fields(Drop))
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM drops"
 _INSERT = f"INSERT INTO drops ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-_UPDATE = f"UPDATE drops SET {', '.join(f'{name} = ?' for name in _COLUMNS)} WHERE id = ?"
+# What events change. The rest is left out, so that SQLite need not write its indexes again.
+_CHANGING = tuple(
+    name
+    for name in _COLUMNS
+    if name not in ("id", "folder", "name", "account", "segment_id", "lane", "base", "settings", "size", "claimed_at")
+)
+_UPDATE = f"UPDATE drops SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"
+_FACTS = tuple(field.name for field in fields(AccountFacts))
 _DAMAGED = (
     "Nothing is sent without it. Stop dropzone, move ledger.db, ledger.db-wal and ledger.db-shm aside and start again: "
     "what lies in work/ is then held until you have looked"
@@ -144,7 +180,8 @@ class SQLiteReader:
     def open_lanes(self) -> list[tuple[str, str]]:
         with self._reading() as db:
             rows = db.execute(
-                "SELECT lane, id FROM drops WHERE state NOT IN ('done', 'failed') AND state != 'held' ORDER BY seq"
+                "SELECT lane, id FROM drops WHERE state NOT IN ('done', 'failed') AND (state != 'held' OR blocks) "
+                "ORDER BY seq"
             )
             return [(str(lane), str(id)) for lane, id in rows]
 
@@ -173,8 +210,42 @@ class SQLiteReader:
 
     def account_facts(self, account: str) -> AccountFacts:
         with self._reading() as db:
-            row = db.execute("SELECT wait_until, why, accepted_at FROM accounts WHERE name = ?", (account,)).fetchone()
-        return AccountFacts(wait_until=row[0], why=row[1], accepted_at=row[2]) if row else AccountFacts()
+            row = db.execute(f"SELECT {', '.join(_FACTS)} FROM accounts WHERE name = ?", (account,)).fetchone()
+        if row is None:
+            return AccountFacts()
+        values = dict(zip(_FACTS, row, strict=True))
+        return AccountFacts(**{**values, "condition": Condition(values["condition"])})
+
+    def paused_folders(self) -> Mapping[str, Pause]:
+        with self._reading() as db:
+            rows = db.execute("SELECT folder, by, why, at FROM pauses").fetchall()
+        return {folder: Pause(by=by, why=why, at=at) for folder, by, why, at in rows}
+
+    def find_accepted(self, account: str, segment_id: int, digest: str) -> list[Drop]:
+        with self._reading() as db:
+            rows = db.execute(
+                f"{_SELECT} WHERE state IN ('accepted', 'done') AND guard = '' "
+                "AND account = ? AND segment_id = ? AND digest = ? ORDER BY seq DESC LIMIT 100",
+                (account, segment_id, digest),
+            )
+            return [_drop(row) for row in rows]
+
+    def last_accepted(self, account: str, segment_id: int) -> str | None:
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT drop_id FROM segments WHERE account = ? AND segment_id = ? ORDER BY at DESC LIMIT 1",
+                (account, segment_id),
+            ).fetchone()
+        return str(row[0]) if row else None
+
+    def claimed_before(self, drop: Drop, *, since: float, limit: int) -> int:
+        with self._reading() as db:
+            (count,) = db.execute(
+                "SELECT count(*) FROM (SELECT 1 FROM drops WHERE folder = ? AND claimed_at >= ? AND claimed_at <= ? "
+                "AND seq < (SELECT seq FROM drops WHERE id = ?) LIMIT ?)",
+                (drop.folder, since, drop.claimed_at, drop.id, limit),
+            ).fetchone()
+        return int(count)
 
     def counts(self) -> dict[tuple[str, State], int]:
         with self._reading() as db:
@@ -286,11 +357,10 @@ class SQLiteLedger(SQLiteReader):
             wanted.error = error
             return
         for drop, (id, event) in zip(drops, wanted.events, strict=True):
-            values = tuple(getattr(drop, name) for name in _COLUMNS)
             if isinstance(event, Claimed):
-                db.execute(_INSERT, values)
+                db.execute(_INSERT, tuple(getattr(drop, name) for name in _COLUMNS))
             else:
-                db.execute(_UPDATE, (*values, id))
+                db.execute(_UPDATE, (*(getattr(drop, name) for name in _CHANGING), id))
             entry = (id, wanted.at, type(event).__name__, codec.encode(event))
             db.execute("INSERT INTO events (drop_id, at, kind, body) VALUES (?, ?, ?, ?)", entry)
             self._follow(db, drop, event, wanted.at)
@@ -314,25 +384,46 @@ class SQLiteLedger(SQLiteReader):
                 self._end_attempt(db, drop, "lost", status, cause, at)
             case _:
                 pass
-        match event:
-            case Accepted():
-                db.execute(
-                    "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?)",
-                    (drop.account, drop.segment_id, drop.folder, drop.id, drop.rows or 0, at),
-                )
-                db.execute(
-                    "INSERT INTO accounts (name, accepted_at) VALUES (?, ?) "
-                    "ON CONFLICT (name) DO UPDATE SET accepted_at = excluded.accepted_at, wait_until = 0, why = ''",
-                    (drop.account, at),
-                )
-            case Deferred(due_at=due_at, cause=cause, scope="account"):
-                db.execute(
-                    "INSERT INTO accounts (name, wait_until, why) VALUES (?, ?, ?) "
-                    "ON CONFLICT (name) DO UPDATE SET wait_until = excluded.wait_until, why = excluded.why",
-                    (drop.account, due_at, cause),
-                )
-            case _:
-                pass
+        if isinstance(event, Accepted):
+            db.execute(
+                "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?)",
+                (drop.account, drop.segment_id, drop.folder, drop.id, drop.rows or 0, at),
+            )
+        if isinstance(event, Accepted | Refused | Deferred | Lost):
+            before = self.account_facts(drop.account)
+            departing = json.loads(drop.settings).get("mode") in DEPARTING
+            self._write_account(db, drop.account, before, after(before, event, departing=departing, at=at))
+
+    def _write_account(self, db: sqlite3.Connection, name: str, before: AccountFacts, facts: AccountFacts) -> None:
+        if facts != before:
+            columns, places = ", ".join(_FACTS), ", ".join("?" * len(_FACTS))
+            values = (getattr(facts, fact) for fact in _FACTS)
+            db.execute(f"INSERT OR REPLACE INTO accounts (name, {columns}) VALUES (?, {places})", (name, *values))
+
+    def change_account(
+        self, account: str, change: Callable[[AccountFacts], AccountFacts], *, order: str = "", by: str = "", at: float
+    ) -> AccountFacts:
+        with self._writing("account") as db:
+            before = self.account_facts(account)
+            facts = change(before)
+            self._write_account(db, account, before, facts)
+            if order:
+                self._write_order(db, order, "account", account, by, facts.why, at)
+        return facts
+
+    def change_folder(self, folder: str, pause: Pause | None, *, by: str, at: float) -> None:
+        with self._writing("folder") as db:
+            db.execute("DELETE FROM pauses WHERE folder = ?", (folder,))
+            if pause:
+                db.execute("INSERT INTO pauses VALUES (?, ?, ?, ?)", (folder, pause.by, pause.why, pause.at))
+            what, why = ("pause", pause.why) if pause else ("resume", "")
+            self._write_order(db, what, "folder", folder, by, why, at)
+
+    def _write_order(
+        self, db: sqlite3.Connection, what: str, kind: str, name: str, by: str, why: str, at: float
+    ) -> None:
+        values = (at, what, kind, name, by, why)
+        db.execute("INSERT INTO orders (at, what, kind, name, by, why) VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def _end_attempt(
         self, db: sqlite3.Connection, drop: Drop, outcome: str, status: int | None, why: str, at: float
@@ -346,7 +437,7 @@ class SQLiteLedger(SQLiteReader):
 def _drop(row: Sequence[object]) -> Drop:
     values = dict(zip(_COLUMNS, row, strict=True))
     values["state"] = State(str(values["state"]))
-    values["cleared"] = bool(values["cleared"])
+    values["cleared"], values["blocks"] = bool(values["cleared"]), bool(values["blocks"])
     return Drop(**values)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urlsplit
 
-from dropzone.drop import Accepted, Deferred, Lost, Refused
+from dropzone.drop import Accepted, Deferred, Effect, Lost, Refused
 from dropzone.errors import printable
 
 PROBE_S = 900.0  # a dead key or a wrong address heals by a person's hand, not within seconds
@@ -116,10 +116,10 @@ def read_answer(signal: Answer | Break, offer: Offer) -> Outcome:
             what = "a proxy wants a name and a password, and dropzone has none for it. Let this machine through without"
             return _pause(signal, offer, f": {what}")
         case 408 | 425:
-            return _defer(signal, offer, offer.wait_s, "it waited for the file too long, or not long enough", "drop")
+            return _defer(signal, offer, offer.wait_s, "it waited for the file too long, or not long enough", "none")
         case 429 | 503:
             wait_s = _retry_after_s(signal.retry_after, offer.at)
-            return _defer(signal, offer, offer.wait_s if wait_s is None else wait_s, "it is busy", "account")
+            return _defer(signal, offer, offer.wait_s if wait_s is None else wait_s, "it is busy", "wait")
         case _ if status == 302 or 400 <= status < 500:
             mend = _MENDS.get(status, _CHECK)
             blame = f"{_answered(signal, offer)}: it refused the import into segment {offer.segment_id}. {mend}"
@@ -129,7 +129,8 @@ def read_answer(signal: Answer | Break, offer: Offer) -> Outcome:
         case _:
             # 500, 502 and 504 by name, and what has no row of its own: a gateway may give up on an import that was
             # taken, so nothing of this kind is a no.
-            return _lose(signal, offer, "which tells of a fault and not whether the import was taken before it")
+            what = "which tells of a fault and not whether the import was taken before it"
+            return _lose(signal, offer, what, "breaker" if status >= 500 else "none")
 
 
 def _read_created(answer: Answer, offer: Offer) -> Outcome:
@@ -150,27 +151,29 @@ def _read_created(answer: Answer, offer: Offer) -> Outcome:
 def _read_break(broken: Break, offer: Offer) -> Deferred | Lost:
     if offer.whole:
         cause = f"{broken.what}, after the whole file had left: OptiPub may have taken it. {_look(offer)}"
-        return Lost(cause=offer.line(cause), sent=offer.sent)
+        return Lost(cause=offer.line(cause), sent=offer.sent, effect="breaker")
     cause = f"{broken.what}{_progress(offer)}: the file was not taken. {broken.cure or 'It is offered again by itself'}"
-    wait_s, scope = (PROBE_S, "account") if broken.account else (offer.wait_s, "drop")
-    return Deferred(due_at=offer.at + wait_s, cause=offer.line(cause), scope=scope)
+    if broken.account:
+        return Deferred(due_at=offer.at + PROBE_S, cause=offer.line(cause), effect="pause")
+    return Deferred(due_at=offer.at + offer.wait_s, cause=offer.line(cause), effect="breaker")
 
 
 def _pause(answer: Answer, offer: Offer, what: str) -> Deferred:
     cause = f"{_answered(answer, offer)}{what}{_quoted(answer, offer)}"
-    return Deferred(due_at=offer.at + PROBE_S, cause=offer.line(cause), status=answer.status, scope="account")
+    return Deferred(due_at=offer.at + PROBE_S, cause=offer.line(cause), status=answer.status, effect="pause")
 
 
-def _defer(answer: Answer, offer: Offer, wait_s: float, what: str, scope: str) -> Deferred:
+def _defer(answer: Answer, offer: Offer, wait_s: float, what: str, effect: Effect) -> Deferred:
     again = f" (Retry-After: {offer.line(answer.retry_after, 40)})" if answer.retry_after else ""
     cause = f"{_answered(answer, offer)}{again}: {what}. The file is offered again by itself"
     cause += _quoted(answer, offer)
-    return Deferred(due_at=offer.at + wait_s, cause=offer.line(cause), status=answer.status, scope=scope)
+    return Deferred(due_at=offer.at + wait_s, cause=offer.line(cause), status=answer.status, effect=effect)
 
 
-def _lose(answer: Answer, offer: Offer, what: str) -> Lost:
+def _lose(answer: Answer, offer: Offer, what: str, effect: Effect = "none") -> Lost:
     cause = f"{_answered(answer, offer)}, {what}{_progress(offer)}: it may have taken the file. {_look(offer)}"
-    return Lost(cause=offer.line(cause + _quoted(answer, offer)), sent=offer.sent, status=answer.status)
+    said = offer.line(cause + _quoted(answer, offer))
+    return Lost(cause=said, sent=offer.sent, status=answer.status, effect=effect)
 
 
 def _answered(answer: Answer, offer: Offer) -> str:

@@ -202,6 +202,7 @@ class _Check:
             problems=tuple(tally.problems),
             problem_count=tally.bad,
             bytes_read=bytes_read,
+            cut_off=tally.cut_off,
             refused=refused(tally, self._repeats.count, self._folder),
         )
 

@@ -35,6 +35,7 @@ class Tally:
     rows: int = 0
     bad: int = 0
     leaks: int = 0
+    cut_off: int = 0  # the line of a bad row that has no end
     problems: list[Problem] = field(default_factory=list)
     kinds: dict[bool, int] = field(default_factory=dict)
     repairs: Counter[Repair] = field(default_factory=Counter)
@@ -44,6 +45,7 @@ class Tally:
         self.rows += later.rows
         self.bad += later.bad
         self.leaks += later.leaks
+        self.cut_off = later.cut_off
         self.problems = [*self.problems, *later.problems][:MAX_PROBLEMS]
         self.kinds = later.kinds | self.kinds
         self.repairs.update(later.repairs)
@@ -147,6 +149,7 @@ class Reading:
         reason = f"{found.subject}: {found.what}" if found.subject else found.what
         self._rejects.write(as_bytes(f"{row.line},{in_quotes(reason)},{row.text}\n"))
         self._tally.bad += 1
+        self._tally.cut_off = 0 if row.ended else row.line
         self._tally.leaks += fault.rule is Rule.LEAK
 
     def _subject(self, row: Row, fault: Fault) -> str:

@@ -100,6 +100,7 @@ class _Rows:
         self._rows = 0
         self._bad = 0
         self._leaks = 0
+        self._cut_off = 0
         self._problems: list[Problem] = []
         self._kinds: dict[bool, int] = {}  # plain addresses that were hashed, or not: the line of the first such row
 
@@ -131,6 +132,7 @@ class _Rows:
             problems=tuple(self._problems),
             problem_count=self._bad,
             bytes_read=text.bytes_read,
+            cut_off=self._cut_off,
             refused=self._refused(),
         )
 
@@ -163,6 +165,7 @@ class _Rows:
         reason = f"{found.subject}: {found.what}" if found.subject else found.what
         self._rejects.write(as_bytes(f"{row.line},{in_quotes(reason)},{row.text}\n"))
         self._bad += 1
+        self._cut_off = 0 if row.ended else row.line
         self._leaks += fault.rule is Rule.LEAK
 
     def _subject(self, row: Row, fault: Fault) -> str:
