@@ -22,7 +22,7 @@ from dropzone.config import Config, Folder
 from dropzone.drop import Claimed, Drop, Event, State, Withheld, make_id
 from dropzone.errors import FolderError, printable
 from dropzone.folders import Claim, Folders, Wanted
-from dropzone.folders.inbox import Inbox
+from dropzone.folders.inbox import Inbox, Listing
 from dropzone.ledger import Ledger
 from dropzone.readiness import (
     UNFIT_S,
@@ -40,10 +40,11 @@ from dropzone.readiness import (
 )
 
 BATCH = 100  # files claimed with one round of directory syncs; more would make the first of them wait
-ADMITTED = 10_000  # files of one inbox that may be settling at a time
+ADMITTED = 2_000  # files of one inbox that may be settling at a time
 REMOTE_SCAN_S = 5.0  # how often to look through an inbox on a file system that reports nothing
 LEFTOVER_S = 86_400.0  # a temporary name that is older is worth a word: nobody will finish that upload
 AT_HAND = 16  # inboxes kept open during one tick
+CONFIRM_S = 1.0  # two listings so far apart, and the same change time at both: nothing can have come unseen
 
 _WHOLE = b""  # stands for the inbox itself among the names in it
 _LEFTOVERS = b"/"  # stands for all its left-over temporary files; no name has a slash
@@ -58,8 +59,16 @@ class _Memory:
     candidates: dict[bytes, Candidate] = field(default_factory=dict)
     told: dict[bytes, str] = field(default_factory=dict)  # the reason that was reported last, by name
     settling: int = 0  # candidates that lack nothing but quiet time
-    behind: bool = False  # there was no room for all files that are there
+    known: set[bytes] = field(default_factory=set)  # names of the last scan that need not be asked about again
+    backlog: list[bytes] = field(default_factory=list)  # names for which there was no room; the next one is the last
     unfinished: dict[bytes, float] = field(default_factory=dict)  # temporary names: when they will be left over
+    listed: Listing | None = None  # what the inbox looked like when it was listed last
+    listed_at: float = 0.0  # when it was first listed looking so
+    unchanged: bool = False  # it was listed again later, looking the same
+
+    def forget_names(self) -> None:
+        """Ask about every name anew at the next scan."""
+        self.known, self.backlog, self.listed = set(), [], None
 
 
 class Intake:
@@ -103,6 +112,7 @@ class Intake:
         for name, folder in config.folders.items():
             memory = self._inboxes[name] = before.get(name) or _Memory(folder)
             memory.folder = folder
+            memory.forget_names()
             for file in [file for file in memory.candidates if why_ignored(os.fsdecode(file), folder)]:
                 self._forget(memory, file)
             with contextlib.suppress(FolderError), self._folders.inbox(folder) as inbox:  # the scan says what is wrong
@@ -117,7 +127,7 @@ class Intake:
 
     def settling(self) -> bool:
         """Whether a file is there that lacks nothing but quiet time."""
-        return any(memory.settling or memory.behind for memory in self._inboxes.values())
+        return any(memory.settling or memory.backlog for memory in self._inboxes.values())
 
     # ---------------------------------------------------------------------------------------------------- orders
 
@@ -132,8 +142,7 @@ class Intake:
             if why_ignored(os.fsdecode(name), memory.folder):
                 return
             if memory.settling >= self._admitted:
-                memory.behind = True  # the next scan finds it
-                return
+                return  # the next scan finds it
         now = self._monotonic()
         if candidate is None:
             candidate = memory.candidates[name] = Candidate.found(now)
@@ -144,7 +153,7 @@ class Intake:
         """Scan that folder, or every one, at the next tick: events may have been lost, or the folders are new."""
         for name, memory in self._inboxes.items():
             if folder in (None, name):
-                memory.next_scan = 0.0
+                memory.next_scan, memory.listed = 0.0, None
 
     def tick(self, *, limit: int = BATCH) -> list[Drop]:
         """Scan what is due to be scanned, look at what is due, and claim what is ready (at most `limit` files).
@@ -157,6 +166,8 @@ class Intake:
         for memory in self._inboxes.values():
             if memory.next_scan <= now:
                 self._scan(memory, now)
+            elif memory.backlog and memory.settling <= self._admitted // 2:
+                self._admit(memory, now)
         ready: list[tuple[_Memory, Wanted]] = []
         with _AtHand(self._folders) as at_hand:
             while len(ready) < limit and self._due and self._due[0][0] <= now:
@@ -225,56 +236,76 @@ class Intake:
             with self._folders.inbox(folder) as inbox:
                 # Watched before it is listed: what comes in between is then seen twice instead of never.
                 self._attend(folder.path, inbox.fd)
-                names = set(inbox.names())
                 if not inbox.is_local:
                     memory.next_scan = now + min(folder.scan, REMOTE_SCAN_S)
-                self._find_leftovers(memory, inbox, names)
+                if (names := self._changed_names(memory, inbox, now)) is not None:
+                    self._compare(memory, inbox, names, now)
         except FolderError as fault:
             if fault.environment:
                 raise
+            memory.forget_names()
             self._tell_once(memory, _WHOLE, str(fault))
             return
         memory.told.pop(_WHOLE, None)
+        self._admit(memory, now)
+        self._tell_leftovers(memory)
+
+    def _changed_names(self, memory: _Memory, inbox: Inbox, now: float) -> set[bytes] | None:
+        """The names in it; None where there can be no others than at the last scan, so that idling costs little."""
+        listing = inbox.listing()
+        if listing is None or listing != memory.listed:
+            memory.listed, memory.listed_at, memory.unchanged = listing, now, False
+        elif memory.unchanged:
+            return None
+        # Changes within one tick of the clock look the same, so one listing alone proves nothing.
+        elif now - memory.listed_at >= CONFIRM_S:
+            memory.unchanged = True
+        return set(inbox.names())
+
+    def _compare(self, memory: _Memory, inbox: Inbox, names: set[bytes], now: float) -> None:
+        """Forget what is gone, and sort what is new into candidates, unfinished uploads, and names of no interest."""
         for name in memory.candidates.keys() - names:
             self._forget(memory, name)
-        self._wake_marked(memory, names, now)
-        self._admit(memory, names, now)
-
-    def _admit(self, memory: _Memory, names: set[bytes], now: float) -> None:
-        """Make candidates of the names that are new, by name: nobody can say which of them came first."""
-        new = [name for name in names - memory.candidates.keys() if not why_ignored(os.fsdecode(name), memory.folder)]
-        room = max(0, self._admitted - memory.settling)
-        memory.behind = False
-        # What a scan finds together moves on together: equal times are taken by name.
-        for name in new if len(new) <= room else heapq.nsmallest(room, new):
-            memory.candidates[name] = Candidate.found(now)
-            self._look_again(memory, name, Waiting(now, "it was just found", settling=True))
-        memory.behind = len(new) > room
-
-    def _wake_marked(self, memory: _Memory, names: set[bytes], now: float) -> None:
-        """Look again at files whose marker has come without an event."""
-        if memory.folder.marker == "none":
-            return
-        for name in names:
-            marked = marked_name(name, memory.folder)
-            candidate = memory.candidates.get(marked) if marked else None
-            if marked and candidate and candidate.seen and candidate.seen.marker is None:
-                self._look_again(memory, marked, Waiting(now, "its marker has come", settling=True))
-
-    def _find_leftovers(self, memory: _Memory, inbox: Inbox, names: set[bytes]) -> None:
-        """Report once, for all of an inbox, that uploads lie there which nobody will finish.
-
-        By ctime, which nobody can set and which a restart does not forget. A word to people is all that hangs on it.
-        """
-        wall, folder = self._now(), memory.folder
-        unfinished = {name for name in names if is_temporary(os.fsdecode(name))}
-        unfinished |= {name for name in names if (marked := marked_name(name, folder)) and marked not in names}
-        for name in memory.unfinished.keys() - unfinished:
+        for name in memory.unfinished.keys() - names:
             del memory.unfinished[name]
-        for name in unfinished:
-            if memory.unfinished.get(name, 0.0) <= wall and (look := inbox.look(name)) is not None:
-                memory.unfinished[name] = look.ctime_ns / 1e9 + LEFTOVER_S
-        old = sorted(name for name, at in memory.unfinished.items() if at <= wall)
+        new = names - memory.known
+        memory.known = names
+        fresh = []
+        for name in new:
+            marked, text = marked_name(name, memory.folder), os.fsdecode(name)
+            if marked is not None or is_temporary(text):
+                look = inbox.look(name)
+                # By ctime, which nobody can set and a restart does not forget; only a word to people hangs on it.
+                memory.unfinished[name] = (look.ctime_ns / 1e9 if look else self._now()) + LEFTOVER_S
+                self._wake_marked(memory, marked, now)
+            elif name not in memory.candidates and not why_ignored(text, memory.folder):
+                fresh.append(name)
+        if fresh or memory.backlog:
+            # By name: nobody can say which of them came first.
+            memory.backlog = sorted({*fresh, *memory.backlog} & names, reverse=True)
+
+    def _admit(self, memory: _Memory, now: float) -> None:
+        """Make candidates of the names that are next, as many as may settle at a time."""
+        while memory.backlog and memory.settling < self._admitted:
+            name = memory.backlog.pop()
+            if name not in memory.candidates:
+                memory.candidates[name] = Candidate.found(now)
+                self._look_again(memory, name, Waiting(now, "it was just found", settling=True))
+
+    def _wake_marked(self, memory: _Memory, marked: bytes | None, now: float) -> None:
+        """Look again at a file whose marker has come, perhaps without an event."""
+        candidate = memory.candidates.get(marked) if marked else None
+        if marked and candidate and candidate.seen and candidate.seen.marker is None:
+            self._look_again(memory, marked, Waiting(now, "its marker has come", settling=True))
+
+    def _tell_leftovers(self, memory: _Memory) -> None:
+        """Report once, for all of an inbox, that uploads lie there which nobody will finish."""
+        wall, folder = self._now() if memory.unfinished else 0.0, memory.folder
+        old = sorted(
+            name
+            for name, at in memory.unfinished.items()
+            if at <= wall and marked_name(name, folder) not in memory.candidates
+        )
         if not old:
             memory.told.pop(_LEFTOVERS, None)
         elif _LEFTOVERS not in memory.told:
@@ -389,18 +420,14 @@ class Intake:
         memory.settling += _is_settling(verdict) - _is_settling(candidate.verdict)
         candidate.verdict = verdict
         heapq.heappush(self._due, (verdict.until, memory.folder.name, name))
-        self._make_room(memory)
 
     def _forget(self, memory: _Memory, name: bytes) -> None:
         memory.told.pop(name, None)
+        memory.known.discard(name)  # should it come again, it is another file
+        memory.listed = None  # and may have come already
         candidate = memory.candidates.pop(name, None)
         if candidate is not None:
             memory.settling -= _is_settling(candidate.verdict)
-            self._make_room(memory)
-
-    def _make_room(self, memory: _Memory) -> None:
-        if memory.behind and memory.settling <= self._admitted // 2:
-            memory.next_scan = 0.0
 
     def _tell_once(self, memory: _Memory, name: bytes, why: str) -> None:
         if memory.told.get(name) != why:

@@ -512,6 +512,23 @@ def test_what_is_heard_of_beyond_that_is_found_by_the_scan(turn: Turn) -> None:
     assert sorted(taken) == [f"{number:03}.csv" for number in range(30)]
 
 
+def test_an_inbox_that_rested_for_long_is_as_wide_awake_as_any(turn: Turn) -> None:
+    """One that has not changed is not listed again, but whatever comes, goes or comes back is found by the scan."""
+    for round_ in range(3):
+        for _ in range(6):
+            assert after(turn, 15.0) == []
+        turn.scene.put("a.csv", ROWS, folder="acme")
+        assert after(turn, 15.0) == []
+        assert after(turn, 10.0) == ["a.csv"], round_
+    turn.scene.put("b.csv", ROWS, folder="acme")
+    assert after(turn, 15.0) == []
+    (turn.scene.inbox / "b.csv").unlink()
+    assert after(turn, 15.0) == after(turn, 15.0) == []
+    turn.scene.put("b.csv", ROWS, folder="acme")
+    assert after(turn, 15.0) == []
+    assert after(turn, 10.0) == ["b.csv"]
+
+
 def test_files_that_wait_for_ever_take_no_room(turn: Turn) -> None:
     """More traps and cut files than may settle at a time: the good file behind them is taken as ever."""
     intake = limited(turn, 10)
@@ -965,6 +982,6 @@ def test_a_name_that_a_reload_ignores_is_not_taken_any_more(turn: Turn) -> None:
     """Even if it was about to be."""
     hear(turn, "a.csv")
     assert after(turn, 1.0) == []
-    turn.intake.configure(reload(turn.scene, "defaults: {}", "defaults: {ignore: ['a*']}"))
+    turn.intake.configure(reload(turn.scene, "defaults: {", "defaults: {ignore: ['a*'], "))
     assert turn.take() == []
     assert in_inbox(turn.scene) == ["a.csv"]

@@ -423,10 +423,10 @@ class Folders:
                     target, os.fsencode(target_path.name)
                 ):
                     raise FileNotFoundError(errno.ENOENT, "the file is neither in work/ nor where it should go")
-                self._step("file: sync target")
-                os.fsync(target)
-                self._step("file: sync work/ID")
-                os.fsync(directory)
+                # Both at once: the disk makes one flush of two that wait for it.
+                self._step("file: sync target and work/ID")
+                for error in filter(None, sync_all([target, directory])):
+                    raise error
                 # If we die from here on, the row is still open: this method runs again and finds everything in place.
                 self._step("file: clear work/ID")
                 with self._work(Path(drop.base)) as work:

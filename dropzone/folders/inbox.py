@@ -22,6 +22,9 @@ from dropzone.readiness import Look, Probe, Reading, Seen, marker_name
 _MISSING = "Make it with 'dropzone init', or mend `path:`"
 
 
+Listing = tuple[int, int, int]  # device, inode, change time
+
+
 class Inbox:
     """The inbox of `folder`, open as the directory `fd`."""
 
@@ -33,6 +36,16 @@ class Inbox:
     def is_local(self) -> bool:
         """Whether its file system knows every writer and reports every change."""
         return is_local(self.fd)
+
+    def listing(self) -> Listing | None:
+        """What changes with every name that comes or goes; None on file systems that cannot be believed in this.
+
+        The directory's ctime, which nobody can set, to the clock's tick.
+        """
+        if not self.is_local:
+            return None
+        st = os.fstat(self.fd)
+        return st.st_dev, st.st_ino, st.st_ctime_ns
 
     def names(self) -> list[bytes]:
         """The names in it, in no order. Raises FolderError when it cannot be listed."""
