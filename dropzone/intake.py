@@ -36,6 +36,7 @@ from dropzone.readiness import (
     is_temporary,
     judge,
     marked_name,
+    marker_name,
     why_ignored,
 )
 
@@ -423,7 +424,7 @@ class Intake:
 
     def _forget(self, memory: _Memory, name: bytes) -> None:
         memory.told.pop(name, None)
-        memory.known.discard(name)  # should it come again, it is another file
+        memory.known -= {name, marker_name(name, memory.folder)}  # should they come again, they are others
         memory.listed = None  # and may have come already
         candidate = memory.candidates.pop(name, None)
         if candidate is not None:

@@ -11,6 +11,8 @@ import pytest
 from scene import Scene, Step, Turn, make_scene, no_step
 
 from dropzone.drop import State
+from dropzone.folders import Folders
+from dropzone.readiness import Ready, Unfit, Unread, Waiting
 
 ROWS = b"email\nann@example.com\nbob@example.com\n"
 SUM = hashlib.sha256(ROWS).hexdigest().encode() + b"  a.csv\n"
@@ -306,3 +308,26 @@ def test_an_empty_file_may_be_left_where_it_is(tmp_path: Path) -> None:
             assert turn.take() == []
         assert turn.left_alone == []
     assert in_inbox(scene) == ["a.csv"]
+
+
+# ---------------------------------------------------------------------------------------------- asked by people
+
+
+def test_what_a_fresh_look_says_of_each_file(summed: Scene) -> None:
+    """For whoever asks why a file still lies there: what it lacks, without any memory of it."""
+    summed.put("bare.csv", ROWS)
+    for name, text in (("good", SUM), ("bad", b"0" * 64)):
+        summed.put(f"{name}.csv", ROWS)
+        summed.put(f"{name}.csv.sha256", text)
+    (summed.inbox / "link.csv").symlink_to("/etc/passwd")
+    with Folders().inbox(summed.config.folders["acme"]) as inbox:
+        assert inbox.verdict(b"gone.csv") is None
+        bare, link = inbox.verdict(b"bare.csv"), inbox.verdict(b"link.csv")
+        assert isinstance(bare, Waiting)
+        assert "its marker" in bare.why
+        assert isinstance(link, Unfit)
+        assert isinstance(inbox.verdict(b"good.csv"), Unread)
+        assert isinstance(inbox.verdict(b"good.csv", thorough=True), Ready)
+        bad = inbox.verdict(b"bad.csv", thorough=True)
+        assert isinstance(bad, Waiting)
+        assert "its .sha256 file says 000000000000" in bad.why

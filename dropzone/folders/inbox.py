@@ -17,7 +17,7 @@ from dropzone import readiness
 from dropzone.config import Folder
 from dropzone.errors import FolderError, printable
 from dropzone.folders.system import OPEN_FILE, is_local, look_at, open_path, opened_at, translated
-from dropzone.readiness import Look, Probe, Reading, Seen, marker_name
+from dropzone.readiness import Candidate, Look, Probe, Reading, Seen, Unread, Verdict, judge, marker_name
 
 _MISSING = "Make it with 'dropzone init', or mend `path:`"
 
@@ -77,6 +77,25 @@ class Inbox:
                 return Reading(seen, whole=False, misfit="it changed while it was read")  # and is looked at again
             os.fsync(fd)
             return reading
+
+    def verdict(self, name: bytes, *, thorough: bool = False) -> Verdict | None:
+        """What a fresh look says of `name`, for people: what it lacks beside quiet time. None when it is gone.
+
+        `thorough` reads it to its end where only that tells; without it the answer then is `Unread`. Changes nothing,
+        and knows nothing of what the daemon remembers. Raises FolderError when it cannot be read.
+        """
+        if (seen := self.see(name)) is None:
+            return None
+        candidate = Candidate.calm(self.folder, now=0.0)
+
+        def judged() -> Verdict:
+            return judge(candidate, seen, self.folder, now=0.0, ask=lambda: self.probe(name, seen.file))
+
+        found = judged()
+        if isinstance(found, Unread) and thorough:
+            candidate.reading = self.read(name, seen)
+            found = judged()
+        return found
 
     def marker_text(self, name: bytes) -> bytes:
         """What the marker of `name` holds; nothing where it is gone or no file that could be read."""
