@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-from dropzone.account import AccountFacts, Condition, hastened, paused_by, resumed
+from dropzone.account import Condition, hastened
 from dropzone.alarms import Alarms, Voice
 from dropzone.config import Config
 from dropzone.drop import Accepted, Deferred, Drop, Event, Lost, Refused, State
@@ -183,7 +183,10 @@ class Daemon:
         if drop.state is State.FAILED:
             self._failed += 1
         if isinstance(event, Accepted | Refused | Deferred | Lost):
-            self._note_account(drop.account, self._ledger.account_facts(drop.account))
+            facts = self._ledger.account_facts(drop.account)
+            self._gates.note(drop.account, facts)
+            if facts.probing:
+                self._keys_at = 0.0  # from now on another key file is news
 
     def left_over(self) -> Left:
         """What this run leaves behind."""
@@ -225,35 +228,15 @@ class Daemon:
         self._hurry(drop.lane)
         return drop
 
-    def pause(self, kind: str, name: str, *, by: str, why: str) -> None:
-        """Offer nothing more of an account (or, with `kind` ``folder``, of a folder) until a person resumes it."""
-        now, why = self._now(), f"paused by {by}{': ' if why else ''}{why}"
-        if kind == "folder":
-            self._ledger.change_folder(name, Pause(by=by, why=why, at=now), by=by, at=now)
-            self._paused_folders = dict(self._ledger.paused_folders())
-        else:
-            facts = self._ledger.change_account(
-                name, lambda facts: paused_by(facts, why, at=now), order="pause", by=by, at=now
-            )
-            self._note_account(name, facts)
-
-    def resume(self, kind: str, name: str, *, by: str) -> None:
-        """Go on with an account or a folder, at once, whatever it waited for."""
-        now = self._now()
-        if kind == "folder":
-            self._ledger.change_folder(name, None, by=by, at=now)
-            self._paused_folders = dict(self._ledger.paused_folders())
-        else:
-            facts = self._ledger.change_account(
-                name, lambda facts: resumed(facts, at=now), order="resume", by=by, at=now
-            )
-            self._note_account(name, facts)
+    def switch(self, kind: str, name: str, carry_out: Callable[[], None]) -> None:
+        """Have an account or a folder paused or resumed, and act on it at once. Belongs to the loop's thread."""
+        carry_out()
+        self._paused_folders = dict(self._ledger.paused_folders())
+        if kind == "account":
+            self._gates.note(name, self._ledger.account_facts(name))
+            for _, lane, _ in self._lanes.heads(name, self._monotonic()):
+                self._lanes.hurry(lane)
         self._lanes.wake()
-        for _, lane, _ in self._lanes.heads(name, self._monotonic()) if kind == "account" else ():
-            self._lanes.hurry(lane)
-
-    def _note_account(self, name: str, facts: AccountFacts) -> None:
-        self._gates.note(name, facts)
 
     def _hasten(self, names: Iterable[str]) -> None:
         """Have these accounts tried at once: something is new that may have mended them."""

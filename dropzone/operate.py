@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from dropzone.account import AccountFacts, Condition
+from dropzone.account import AccountFacts, Condition, paused_by, resumed
 from dropzone.config import Config, Folder
 from dropzone.drop import (
     FINISHED,
@@ -31,7 +31,7 @@ from dropzone.drop import (
     State,
 )
 from dropzone.errors import OperatorError, printable
-from dropzone.ledger import Attempt, Ledger, Reader
+from dropzone.ledger import Attempt, Ledger, Pause, Reader
 from dropzone.policy import UNSURE, held, settings_of
 
 OPEN_STATES = tuple(state for state in State if state not in FINISHED)
@@ -160,6 +160,33 @@ def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: floa
                 raise OperatorError(f"{drop.id} is sending, or was when dropzone stopped", "Start dropzone, then look")
             hint = f"'dropzone show {drop.id}' tells its history"
             raise OperatorError(f"{drop.id} is {drop.state}: {what} is not for that", hint)
+
+
+def kind_of(config: Config, name: str) -> str:
+    """Whether `name` is an ``account`` or a ``folder``. Raises OperatorError where it is neither, or both."""
+    kinds = [kind for kind, known in (("account", config.accounts), ("folder", config.folders)) if name in known]
+    if len(kinds) == 1:
+        return kinds[0]
+    if kinds:
+        raise OperatorError(f"{name} is an account and a folder", "Rename one of them in the configuration")
+    known = ", ".join([*config.accounts, *config.folders])
+    raise OperatorError(f"no account or folder is called {printable(name)}", f"The configuration has: {known}")
+
+
+def switch(ledger: Ledger, what: str, kind: str, name: str, *, by: str, why: str, at: float) -> None:
+    """Pause or resume (`what`) an account or a folder (`kind`), and write down who ordered it."""
+    reason = f"paused by {by}{': ' if why else ''}{why}"
+    match what, kind:
+        case "pause", "folder":
+            ledger.change_folder(name, Pause(by=by, why=reason, at=at), by=by, at=at)
+        case "resume", "folder":
+            ledger.change_folder(name, None, by=by, at=at)
+        case "pause", "account":
+            ledger.change_account(name, lambda facts: paused_by(facts, reason, at=at), order=what, by=by, at=at)
+        case "resume", "account":
+            ledger.change_account(name, lambda facts: resumed(facts, at=at), order=what, by=by, at=at)
+        case _:
+            raise OperatorError(f"{what} is no order for a {kind}", "There are pause and resume")
 
 
 def get_folder(config: Config, name: str) -> Folder:

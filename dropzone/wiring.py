@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dropzone.folders import Folders
     from dropzone.ledger import Ledger, Reader
     from dropzone.optipub import OptiPub
-    from dropzone.progress import Board
+    from dropzone.progress import Board, Step
     from dropzone.telemetry import Journal
 
 # Where the configuration is looked for when neither -c nor DROPZONE_CONFIG names it.
@@ -149,6 +149,37 @@ def order(config: Config, what: str, ids: list[str], why: str) -> Iterator[Drop 
                 yield operate.get_drop(reader, id)
 
 
+def switch(config: Config, what: str, name: str, why: str) -> str:
+    """Pause or resume (`what`) the account or folder called `name`, by the daemon or, where none runs, here.
+
+    Returns ``account`` or ``folder``. Raises OperatorError, LedgerError and FolderError.
+    """
+    from dropzone.control import ask, user_name
+    from dropzone.daemon import state_lock
+    from dropzone.ledger.sqlite import SQLiteLedger
+
+    kind = operate.kind_of(config, name)
+    answer = ask(config.state_dir, {"order": what, "kind": kind, "id": name, "why": why})
+    if answer is None:
+        with state_lock(config.state_dir), contextlib.closing(SQLiteLedger(config.state_dir)) as ledger:
+            operate.switch(ledger, what, kind, name, by=user_name(os.getuid()), why=printable(why), at=time.time())
+    elif "error" in answer:
+        raise OperatorError(answer["error"], answer.get("hint", ""))
+    return kind
+
+
+def under_way(config: Config) -> dict[str, Step]:
+    """What the daemon checks and uploads right now, by drop ID; nothing where none runs or none may be asked."""
+    from dropzone.control import ask
+    from dropzone.progress import Step
+
+    try:
+        answer = ask(config.state_dir, {"ask": "steps"}) or {}
+        return {id: Step(**step) for id, step in answer.get("steps", {}).items()}
+    except (OperatorError, FolderError, TypeError, AttributeError):
+        return {}
+
+
 def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str) -> dict[str, str]:
     try:
         drop, _ = operate.order(ledger, what, operate.get_drop(ledger, id), by=by, why=why, at=time.time())
@@ -195,17 +226,11 @@ def _obedient(daemon: Daemon, ledger: Ledger, board: Board) -> Callable[[dict[st
                 answered.set_result({"error": error.message, "hint": error.hint})
 
         def obey_now() -> dict[str, Any]:
-            match what:
-                case "pause" if kind:
-                    daemon.pause(kind, id, by=by, why=why)
-                case "resume" if kind:
-                    daemon.resume(kind, id, by=by)
-                case _:
-                    drop = daemon.order(
-                        id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time())
-                    )
-                    return {"state": drop.state}
-            return {}
+            if kind:
+                daemon.switch(kind, id, lambda: operate.switch(ledger, what, kind, id, by=by, why=why, at=time.time()))
+                return {}
+            drop = daemon.order(id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time()))
+            return {"state": drop.state}
 
         daemon.call(carry_out)
         try:

@@ -216,15 +216,17 @@ class _SteppedUpload:
         return outcome
 
 
-def make_scene(at: Path, url: str, *, folders: str = "", defaults: str = "", key: str = KEY) -> Scene:
+def make_scene(
+    at: Path, url: str, *, folders: str = "", defaults: str = "", key: str = KEY, usual: bool = True
+) -> Scene:
     """A scene below `at`; `folders` is YAML for `folders:`, by default one that subscribes.
 
     Most tests drop the same rows again and again and hold what is unknown, so that is what its defaults say, unless
-    `defaults` says otherwise.
+    `defaults` says otherwise, or this is not `usual`.
     """
-    for usual in ("duplicates: send", "on_unknown: hold"):
-        if usual.partition(":")[0] not in defaults:
-            defaults = f"{defaults}, {usual}".removeprefix(", ")
+    for setting in ("duplicates: send", "on_unknown: hold") if usual else ():
+        if setting.partition(":")[0] not in defaults:
+            defaults = f"{defaults}, {setting}".removeprefix(", ")
     folders = folders or "acme: {segment_id: 100789, mode: subscribe, source_campaign: 90, source_partner: 9}"
     (at / "key").write_text(key)
     (at / "key").chmod(0o600)

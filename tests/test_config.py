@@ -592,7 +592,7 @@ VALUES = r"""
     > 17: folders.acme.on_unknown: must be a duration, not 'soon' (a whole number and its unit: 300ms 2s 15m 24h 90d)
 
     supersede: true
-    > 16: folders.acme.supersede: would drop rows: without clear: true files add to each other (remove it, or set clear: true)
+    > 16: folders.acme.supersede: would lose rows: without clear, files add up (remove it, or set clear: true)
 
     '[key]': 1
     > 5: folders.acme.[key]: is no key of a folder ('dropzone config example' shows all keys)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
-import json
 import os
 import resource
 import signal
@@ -15,19 +13,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from scene import KEY, Scene, Step, assert_kept, make_scene, no_step
+from kit import Kit, kit_on
+from scene import KEY, Scene, Step, assert_kept, make_scene
 
 from dropzone import config as configuration
 from dropzone import operate
-from dropzone.alarms import Alarms
 from dropzone.config import Config
 from dropzone.daemon import (
     ENVIRONMENT_S,
     LONGEST_SLEEP_S,
-    Daemon,
     Left,
     LockedError,
     notify,
@@ -35,15 +31,9 @@ from dropzone.daemon import (
     reloading,
     state_lock,
 )
-from dropzone.drop import Attempted, Drop, Event, Report, State, make_id
+from dropzone.drop import Attempted, Drop, Report, State, make_id
 from dropzone.errors import FolderError, OperatorError
 from dropzone.folders import Folders, Wanted
-from dropzone.gates import Gates
-from dropzone.intake import Intake
-from dropzone.ledger.sqlite import SQLiteLedger
-from dropzone.optipub import OptiPub
-from dropzone.pipeline import Pipeline
-from dropzone.progress import Board
 from dropzone.readiness import Seen
 from dropzone.sandbox import Sandbox
 from dropzone.telemetry import Journal
@@ -63,105 +53,6 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def scene(tmp_path: Path, sandbox: Sandbox) -> Scene:
     return make_scene(tmp_path, sandbox.url, folders=TWO)
-
-
-class Kit:
-    """A daemon on real parts, on the clocks of the scene or, `in_real_time`, on those of the machine."""
-
-    def __init__(self, scene: Scene, step: Step = no_step, *, in_real_time: bool = False) -> None:
-        clock = scene.clock
-        wall = time.time if in_real_time else lambda: clock.wall
-        monotonic = time.monotonic if in_real_time else lambda: clock.monotonic
-        self.scene = scene
-        self.events: list[tuple[Drop, Event]] = []
-        self.most_at_once = 0
-        self._out = io.StringIO()
-        self._optipub = OptiPub(scene.config.accounts["main"], now=wall)
-        journal = Journal(self._out, plain=False)
-        folders = Folders(step=step)
-        self.ledger = SQLiteLedger(scene.config.state_dir, step=step)
-        self.intake = Intake(
-            folders=folders, ledger=self.ledger, now=wall, monotonic=monotonic, left_alone=journal.left_alone
-        )
-        gates = Gates(scene.config.concurrency, now=wall, monotonic=monotonic)
-        board = Board(monotonic=monotonic)
-        pipeline = Pipeline(
-            folders=folders,
-            ledger=self.ledger,
-            gates=gates,
-            board=board,
-            segments=lambda name: self._optipub,
-            now=wall,
-            wait=self._wait,
-            stopping=lambda: self.daemon.stopping,
-            sinks=[
-                journal.event,
-                self._note,
-            ],
-            fault=journal.fault,
-        )
-        self.daemon = Daemon(
-            scene.config,
-            folders=folders,
-            ledger=self.ledger,
-            intake=self.intake,
-            pipeline=pipeline,
-            gates=gates,
-            alarms=Alarms(ledger=self.ledger, board=board, voice=journal, now=wall),
-            voice=journal,
-            now=wall,
-            monotonic=monotonic,
-        )
-
-    def _wait(self, seconds: float) -> None:
-        self.daemon.wait(seconds)
-
-    def _note(self, drop: Drop, event: Event) -> None:
-        self.daemon.note(drop, event)
-        self.events.append((drop, event))
-
-    def turn(self) -> float:
-        """Tick, and let what that started end, until nothing is under way; the seconds until there may be more."""
-        while True:
-            wait_s = self.daemon.tick()
-            self.most_at_once = max(self.most_at_once, len(self.daemon._running))
-            if not self.daemon._running:
-                return wait_s
-            self.daemon._answer_calls(PATIENCE_S)
-
-    def after(self, seconds: float) -> float:
-        self.scene.clock.move(seconds)
-        return self.turn()
-
-    def settle(self) -> None:
-        """Let every file that is there become quiet, and take each as far as it goes now."""
-        for _ in range(3):
-            self.after(15.0)
-
-    def states(self) -> dict[str, State]:
-        return {os.fsdecode(drop.name): drop.state for drop in self.ledger.find_drops()}
-
-    def said(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._out.getvalue().splitlines()]
-
-    def told(self, text: str) -> list[dict[str, Any]]:
-        """The lines of the journal whose sentence holds `text`."""
-        return [entry for entry in self.said() if text in entry["event"]]
-
-    def close(self) -> None:
-        self.daemon._pool.shutdown()
-        self._optipub.close()
-        self.ledger.close()
-
-
-@contextlib.contextmanager
-def kit_on(scene: Scene, step: Step = no_step, *, in_real_time: bool = False) -> Iterator[Kit]:
-    """A kit, not started."""
-    kit = Kit(scene, step, in_real_time=in_real_time)
-    try:
-        yield kit
-    finally:
-        kit.close()
 
 
 @pytest.fixture

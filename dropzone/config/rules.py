@@ -207,7 +207,7 @@ def _check_limits(entry: _Entry, findings: Findings) -> None:
         what = f"is less than min_rows, {guards.min_rows}: every file would be held"
         findings.refuse(entry.origin("guards", "max_rows"), what)
     if entry.values["supersede"] and entry.values["clear"] is False:
-        what = "would drop rows: without clear: true files add to each other"
+        what = "would lose rows: without clear, files add up"
         findings.refuse(entry.origin("supersede"), what, "remove it, or set clear: true")
     if retry.max < retry.initial:
         findings.refuse(entry.origin("retry", "max"), "is shorter than the first delay, retry.initial")

@@ -84,6 +84,7 @@ MIGRATIONS = (
     CREATE INDEX drops_accepted ON drops (account, segment_id, digest)
         WHERE state IN ('accepted', 'done') AND guard = '';
     CREATE INDEX drops_claimed ON drops (folder, claimed_at);
+    CREATE INDEX drops_name ON drops (folder, name);
 
     CREATE TABLE conditions (
         name TEXT PRIMARY KEY, condition TEXT NOT NULL, why TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
