@@ -130,6 +130,15 @@ class Intake:
         """Whether a file is there that lacks nothing but quiet time."""
         return any(memory.settling or memory.backlog for memory in self._inboxes.values())
 
+    def find(self, folder: str, name: bytes) -> Candidate | None:
+        """What is remembered of a file that is not taken over yet: its `verdict` says what it waits for."""
+        memory = self._inboxes.get(folder)
+        return None if memory is None else memory.candidates.get(name)
+
+    def waiting(self) -> int:
+        """How many files are known to lie in the inboxes, ready or not."""
+        return sum(len(memory.candidates) + len(memory.backlog) for memory in self._inboxes.values())
+
     # ---------------------------------------------------------------------------------------------------- orders
 
     def hear(self, folder: str, name: bytes, *, closed: bool = False) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from scene import Scene, make_scene
+from unprivileged import NOBODY, as_nobody
 
 from dropzone.config import Folder
 from dropzone.drop import Drop, State, make_id
 from dropzone.errors import FolderError
-from dropzone.folders import Claim, Folders, Wanted
+from dropzone.folders import Claim, Folders, Wanted, system
 from dropzone.readiness import Look, Seen
 
 AT = 1_795_400_000.0  # 2026-11-23T05:33:20Z
@@ -313,3 +314,41 @@ def test_an_inbox_on_another_mount_is_refused_with_the_mend(scene: Scene, folder
     fault = folders.find_fault(away)
     assert fault is not None
     assert "spool:" in fault.hint
+
+
+def test_a_kernel_without_openat2_finds_the_same(tmp_path: Path) -> None:
+    """One component at a time: the same directory, and no link followed in any place."""
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for way in (system.open_path, system._open_stepwise):
+        fd = way(deep)
+        assert os.fstat(fd).st_ino == deep.stat().st_ino
+        os.close(fd)
+        for wrong in (tmp_path / "link" / "b", tmp_path / "link", tmp_path / "none"):
+            with pytest.raises(OSError, match=r"Too many levels|Not a directory|No such file"):
+                way(wrong)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root every folder is open; the child is not root")
+def test_an_inbox_below_a_folder_that_may_only_be_passed(tmp_path: Path) -> None:
+    """Homes and chroots have the mode 0711: to pass is enough, only the inbox itself is read."""
+    inbox = tmp_path / "home" / "upload"
+    inbox.mkdir(parents=True)
+    os.chown(inbox, NOBODY, NOBODY)
+    inbox.parent.chmod(0o711)
+
+    def act() -> None:
+        for way in (system.open_path, system._open_stepwise):
+            os.close(way(inbox))
+
+    as_nobody(act, owns=[tmp_path])
+
+
+def test_init_puts_an_inbox_right_that_was_made_by_hand(scene: Scene) -> None:
+    """Setgid and writable for the group are added; what is allowed beyond that stays."""
+    scene.inbox.chmod(0o755)
+    assert Folders().lay_out(scene.config, inboxes=False) == []
+    assert Folders().lay_out(scene.config, inboxes=True) == [scene.inbox]
+    assert stat.S_IMODE(scene.inbox.stat().st_mode) == 0o2775
+    assert Folders().lay_out(scene.config, inboxes=True) == []

@@ -237,6 +237,21 @@ def test_when_to_look_next(turn: Turn) -> None:
     assert turn.intake.next_look() == 0.0
 
 
+def test_what_is_remembered_of_a_file_can_be_asked(turn: Turn) -> None:
+    """Whoever asks why a file still lies there gets the daemon's own reason, not a guess."""
+    hear(turn, "a.csv", content=b"email\nann@exam")
+    turn.scene.put("b.csv", ROWS, folder="globex")
+    turn.intake.scan_soon()
+    assert after(turn, 0.0) == after(turn, 3.0) == []
+    assert turn.intake.waiting() == 2
+    candidate = turn.intake.find("acme", b"a.csv")
+    assert candidate is not None
+    assert candidate.verdict is not None
+    assert "its last line has no end" in candidate.verdict.why
+    assert turn.intake.find("acme", b"b.csv") is None
+    assert turn.intake.find("nobody", b"a.csv") is None
+
+
 def test_without_folders_there_is_nothing_to_look_for(scene: Scene) -> None:
     """An intake that was never configured waits for ever and hears of nothing."""
     with scene.turn() as turn:

@@ -19,6 +19,7 @@ from dropzone.errors import FolderError
 from dropzone.readiness import Look
 
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a named pipe would hang us for good (seen). O_NOCTTY: a terminal device must not become ours.
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -86,11 +87,11 @@ def open_path(path: Path) -> int:
 
 
 def _open_stepwise(path: Path) -> int:
-    """`open_path` one component at a time."""
-    fd = os.open("/", OPEN_DIR)
-    for part in path.parts[1:]:
+    """`open_path` one component at a time; only the last must be readable, the others passable."""
+    fd = os.open("/", _PASS)
+    for number, part in enumerate(path.parts[1:], 2):
         try:
-            inner = os.open(part, OPEN_DIR, dir_fd=fd)
+            inner = os.open(part, OPEN_DIR if number == len(path.parts) else _PASS, dir_fd=fd)
         finally:
             os.close(fd)
         fd = inner
