@@ -338,11 +338,9 @@ def test_an_inbox_below_a_folder_that_may_only_be_passed(tmp_path: Path) -> None
     os.chown(inbox, NOBODY, NOBODY)
     inbox.parent.chmod(0o711)
 
-    def act() -> None:
+    with as_nobody(owns=[tmp_path]):
         for way in (system.open_path, system._open_stepwise):
             os.close(way(inbox))
-
-    as_nobody(act, owns=[tmp_path])
 
 
 def test_init_puts_an_inbox_right_that_was_made_by_hand(scene: Scene) -> None:
@@ -352,3 +350,65 @@ def test_init_puts_an_inbox_right_that_was_made_by_hand(scene: Scene) -> None:
     assert Folders().lay_out(scene.config, inboxes=True) == [scene.inbox]
     assert stat.S_IMODE(scene.inbox.stat().st_mode) == 0o2775
     assert Folders().lay_out(scene.config, inboxes=True) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root every file is open; inside it is not root")
+@pytest.mark.parametrize(
+    ("name", "mode", "owner", "typed"),
+    [
+        ("a b.csv", 0o600, 1, "chgrp 65534 -- '{inbox}/a b.csv' && chmod g+r -- '{inbox}/a b.csv'"),
+        ("a.csv", 0o600, NOBODY, "chmod g+r -- {inbox}/a.csv"),
+        ("a\nb.csv", 0o600, NOBODY, "find {inbox} -maxdepth 1 -inum {ino} -exec chmod g+r {{}} +"),
+        ("b.csv", 0o040, 1, "chgrp 65534 -- {inbox}/b.csv"),
+    ],
+)
+def test_the_command_that_makes_a_file_readable(tmp_path: Path, name: str, mode: int, owner: int, typed: str) -> None:
+    """Group, mode or both; a name that could do harm in a shell is not in it."""
+    scene = make_scene(tmp_path, "http://127.0.0.1:1")
+    path = scene.put(name, b"email\n")
+    os.chown(path, 1, owner)
+    path.chmod(mode)
+    folders, folder = Folders(), scene.config.folders["acme"]
+    os.chown(scene.inbox, NOBODY, NOBODY)
+    with as_nobody(owns=[tmp_path]), folders.inbox(folder) as inbox:
+        look = inbox.look(os.fsencode(name))
+        assert look is not None
+        with pytest.raises(FolderError) as raised:
+            inbox.probe(os.fsencode(name), look)
+    wanted = typed.format(inbox=scene.inbox, ino=path.stat().st_ino)
+    assert raised.value.hint.startswith(f"Type: {wanted}; and let")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root every folder is open; inside it is not root")
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "typed"),
+    [
+        (0o500, NOBODY, NOBODY, "chmod u+rwx {inbox}"),
+        (0o555, 1, 1, "chgrp 65534 {inbox} && chmod g+rwxs {inbox}"),
+        (0o555, 1, NOBODY, "chmod g+rwxs {inbox}"),
+    ],
+)
+def test_the_command_that_makes_an_inbox_work(tmp_path: Path, mode: int, owner: int, group: int, typed: str) -> None:
+    """To list is not enough: files have to be moved out of it."""
+    scene = make_scene(tmp_path, "http://127.0.0.1:1")
+    for place in (scene.config.root / "work", *scene.config.root.glob("[df]*/acme")):
+        os.chown(place, NOBODY, NOBODY)
+    os.chown(scene.inbox, owner, group)
+    scene.inbox.chmod(mode)
+    with as_nobody(owns=[tmp_path]):
+        fault = Folders().find_fault(scene.config.folders["acme"])
+    assert fault is not None
+    assert fault.op == "take files from"
+    assert fault.hint == f"Type: {typed.format(inbox=scene.inbox)}"
+
+
+def test_a_results_folder_that_is_missing_is_no_fault_and_work_is_one(
+    scene: Scene, folders: Folders, folder: Folder
+) -> None:
+    """The one is made when it is needed, without the other nothing goes."""
+    (scene.config.root / "done/acme").rmdir()
+    assert folders.find_fault(folder) is None
+    (scene.config.root / "work").rmdir()
+    fault = folders.find_fault(folder)
+    assert fault is not None
+    assert "dropzone init" in fault.hint

@@ -351,47 +351,25 @@ def test_a_file_that_grows_for_ever_is_never_taken(place: Place) -> None:
 @ROOT
 def test_a_file_that_nobody_else_may_read_is_told_with_the_very_command(tmp_path: Path) -> None:
     """Mode 0600 of another user: the sentence can be pasted; once the mode is right, the file is taken at once."""
-
-    def act() -> None:
+    with as_nobody(owns=[tmp_path]):
         scene = make_scene(tmp_path, "http://127.0.0.1:1", folders="acme: {segment_id: 1, mode: lead}")
-        ready.write_text(str(scene.inbox))
-        with contextlib.suppress(InterruptedError):
-            (tmp_path / "go").read_bytes()  # a pipe: the partner has uploaded
-        with scene.turn() as turn:
-            turn.start()
-            for _ in range(8):
-                turn.take()
-            assert turn.ledger.find_drops() == []
-            ((_, name, why),) = turn.left_alone
-            assert name == b"a.csv"
-            _, _, command = why.partition("Type: ")
-            done.write_text(command.partition(";")[0])
-            (tmp_path / "mended").read_bytes()
-            turn.intake.hear("acme", b"a.csv")  # a change of the mode is an event
-            turn.intake.tick()
-            turn.scene.clock.move(30.0)
-            assert [drop.name for drop in turn.intake.tick()] == [b"a.csv"]
-
-    ready, done = tmp_path / "ready", tmp_path / "command"
-    for pipe in (ready, done, tmp_path / "go", tmp_path / "mended"):
-        os.mkfifo(pipe, 0o666)
-        pipe.chmod(0o666)
-    typed: list[str] = []
-
-    def partner() -> None:
-        inbox = Path(ready.read_text())
-        (inbox / "a.csv").write_bytes(ROWS)
-        (inbox / "a.csv").chmod(0o600)  # root's, as far as the daemon's user can see
-        (tmp_path / "go").write_bytes(b"")
-        typed.append(done.read_text())
-        subprocess.run(["sh", "-c", typed[0]], check=True)
-        (tmp_path / "mended").write_bytes(b"")
-
-    other = threading.Thread(target=partner, daemon=True)
-    other.start()
-    as_nobody(act, owns=[tmp_path])
-    other.join(timeout=10)
-    assert typed == [f"chmod g+r -- {tmp_path}/root/inbox/acme/a.csv"]
+    scene.put("a.csv", ROWS).chmod(0o600)  # root's; the inbox gives it its group
+    with as_nobody():
+        turn = Turn(scene)
+        turn.start()
+        for _ in range(8):
+            assert turn.take() == []
+        ((_, name, why),) = turn.left_alone
+        assert name == b"a.csv"
+    command = why.partition("Type: ")[2].partition(";")[0]
+    assert command == f"chmod g+r -- {scene.inbox}/a.csv"
+    subprocess.run(["sh", "-c", command], check=True)
+    with as_nobody():
+        turn.intake.hear("acme", b"a.csv")  # a change of the mode is an event
+        turn.intake.tick()
+        scene.clock.move(30.0)
+        assert [drop.name for drop in turn.intake.tick()] == [b"a.csv"]
+        turn.close()
 
 
 @ROOT
@@ -406,13 +384,11 @@ def test_an_inbox_that_cannot_work_is_told_with_its_mend(tmp_path: Path, mode: i
     os.chown(scene.inbox, 1, 1)
     scene.inbox.chmod(mode)
 
-    def act() -> None:
+    with as_nobody(owns=[tmp_path]):
         fault = Folders().find_fault(scene.config.folders["acme"])
-        assert fault is not None
-        assert what in str(fault) or "Permission denied" in str(fault)
-        assert str(scene.inbox) in fault.hint
-
-    as_nobody(act, owns=[tmp_path])
+    assert fault is not None
+    assert what in str(fault) or "Permission denied" in str(fault)
+    assert str(scene.inbox) in fault.hint
 
 
 def has_chattr(at: Path) -> bool:

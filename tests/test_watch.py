@@ -373,20 +373,19 @@ def test_a_folder_that_may_not_be_read_is_told_once_and_overcome(tmp_path: Path)
     inbox = tmp_path / "inbox"
     inbox.mkdir()
 
-    def act() -> None:
-        ears = Ears()
+    ears = Ears()
+    with as_nobody(owns=[inbox]):
         fd = os.open(inbox, os.O_PATH)
         inbox.chmod(0o300)
         ears.watch.attend(inbox, fd)
         ears.watch.attend(inbox, fd)
+        os.close(fd)
         assert ears.warnings == [f"{inbox} cannot be watched: Permission denied"]
         inbox.chmod(0o700)
         ears.attend(inbox)
         write(inbox / "a.csv")
         ears.wait_for(inbox / "a.csv")
-        ears.watch.stop()
-
-    as_nobody(act, owns=[inbox])
+    ears.watch.stop()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -2,56 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-import traceback
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import pytest
 
 NOBODY = 65534
 
 
-def as_nobody(act: Callable[[], None], *, owns: Iterable[Path] = (), groups: Iterable[int] = ()) -> None:
-    """Do `act` in a child without any right of root's; what it raises is a failure here, with its traceback.
+@contextlib.contextmanager
+def as_nobody(*, owns: Iterable[Path] = ()) -> Iterator[None]:
+    """Without any right of root's inside, for the whole process; `owns` are given to that user first.
 
-    The child owns `owns` and is in `groups` beside its own. Tests that run as somebody else do it as they are.
+    Tests that run as somebody else do it as they are.
     """
     if os.geteuid() != 0:
-        act()
+        yield
         return
     for path in owns:
         os.chown(path, NOBODY, NOBODY)
         for above in path.parents:  # pytest keeps its folders to itself
             if above.stat().st_uid == 0 and above.is_relative_to("/tmp/pytest-of-root"):  # noqa: S108
                 above.chmod(above.stat().st_mode | 0o011)
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # newer Pythons warn of threads; the child uses none of them
-        child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(reading)
-            os.setgroups(list(groups))
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            act()
-            status = 0
-        except BaseException:  # noqa: BLE001 - it is told to the parent
-            os.write(writing, traceback.format_exc().encode("utf-8", "replace")[:60_000])
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as report:
-        text = report.read().decode()
-    _, ended = os.waitpid(child, 0)
-    if ended:
-        pytest.fail(f"as a user who is not root (it ended with {ended}): {text}", pytrace=False)
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)  # with this the kernel takes the capabilities away, too
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def unprivileged(command: list[str], *, groups: Iterable[int] = ()) -> list[str]:
