@@ -44,9 +44,10 @@ format: $(READY) ## ruff mends what it can mend by itself
 coverage: $(READY) ## of the last make test: the modules that must have every branch
 	@set -f; $(BIN)/coverage report --include="$$(printf 'dropzone/%s,' $(PROMISE))" --fail-under=100
 
-docs: $(READY) ## what is written by the code: config.example.yaml, and README's diagram and transcript
+docs: $(READY) ## what is written by the code: config.example.yaml, the man page, and README's diagram and transcript
 	@$(BIN)/dropzone config example > config.example.yaml
 	@$(BIN)/python tests/regenerate.py
+	@$(BIN)/dropzone man > docs/dropzone.1
 
 bench: $(READY) ## every benchmark; each prints what it measured side by side
 	@for file in benchmarks/[!_]*.py; do printf '\n== %s\n' "$$file"; $(BIN)/python "$$file"; done

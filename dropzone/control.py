@@ -84,10 +84,10 @@ class Control:
         connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def ask(state_dir: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+def ask(state_dir: Path, request: dict[str, Any], *, timeout_s: float = _ANSWER_S) -> dict[str, Any] | None:
     """The daemon's answer to `request`, or None where no daemon listens. Raises OperatorError where it gives none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_ANSWER_S)
+        connection.settimeout(timeout_s)
         try:
             with _address(state_dir) as address:
                 connection.connect(address)

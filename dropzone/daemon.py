@@ -40,6 +40,7 @@ from dropzone.policy import settings_of
 ENVIRONMENT_S = 60.0  # how soon to try again when the machine is at fault
 LONGEST_SLEEP_S = 60.0  # a lost wake-up costs at most this
 KEYS_S = 5.0  # how often the key files of accounts that wait for one are looked at
+KEEP_S = 86_400.0  # how often what is kept no longer is deleted
 ROUND_S = 60.0  # how often it looks for what waits too long, takes long, or ends soon
 POOL = 96  # threads at most, of all accounts together; they are made when first needed
 _AT_REST = (State.HELD, State.DONE, State.FAILED)
@@ -100,7 +101,8 @@ class Left:
 class Daemon:
     """Joins intake, lanes and pool. One per state folder; `tick` and `run` belong to one thread.
 
-    `now` is the wall clock (due times), `monotonic` the one for waits.
+    `now` is the wall clock (due times), `monotonic` the one for waits. `keep` deletes what is kept no longer; it is
+    called in a thread of the pool, once a day.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Daemon:
         voice: Voice,
         now: Callable[[], float],
         monotonic: Callable[[], float],
+        keep: Callable[[Config], None] = lambda config: None,
     ) -> None:
         self._config = config
         self._folders = folders
@@ -141,7 +144,9 @@ class Daemon:
         self._failed = 0
         self._paused_folders: dict[str, Pause] = {}
         self._key_stamps: dict[str, object] = {}  # of accounts that may wait for another key
-        self._keys_at = self._round_at = 0.0  # monotonic; when to look at these again
+        self._keep = keep
+        self._keeping: Future[None] | None = None
+        self._keys_at = self._round_at = self._keep_at = 0.0  # monotonic; when to look at these again
         self._after: dict[str, list[Callable[[], None]]] = {}  # what is to be done once nobody works on a drop
         self._stop = False
         self._stopped = threading.Event()  # the same for those who sleep; plain for those who only ask
@@ -237,6 +242,16 @@ class Daemon:
             for _, lane, _ in self._lanes.heads(name, self._monotonic()):
                 self._lanes.hurry(lane)
         self._lanes.wake()
+
+    @property
+    def config(self) -> Config:
+        """The configuration that it goes by now."""
+        return self._config
+
+    @property
+    def fault(self) -> str:
+        """The fault of the machine for which intake and sending pause, or an empty string."""
+        return self._fault
 
     def _hasten(self, names: Iterable[str]) -> None:
         """Have these accounts tried at once: something is new that may have mended them."""
@@ -460,6 +475,14 @@ class Daemon:
         if self._round_at <= now:
             self._round_at = now + ROUND_S
             self._alarms.look(self._config)
+            if self._keep_at <= now:
+                self.keep()
+
+    def keep(self) -> None:
+        """Delete what is kept no longer, aside; the next time by itself in a day."""
+        self._keep_at = self._monotonic() + KEEP_S
+        if self._keeping is None or self._keeping.done():
+            self._keeping = self._pool.submit(self._keep, self._config)
 
     def _look_at_keys(self) -> None:
         """Have accounts tried at once whose key file is another one since they wait for it."""

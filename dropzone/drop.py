@@ -291,10 +291,24 @@ class Filed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """A person wants a failed drop tried again; the next step brings the file back."""
+    """A person wants a failed drop tried again; the next step brings the file back.
+
+    Where `settings` is not empty it is tried with these, which say where it goes, instead of those of its claim.
+    """
 
     by: str
     why: str = ""
+    settings: str = ""
+    account: str = ""
+    segment_id: int = 0
+    lane: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """The files of a finished drop are kept no longer; they are deleted, and all of its history but this."""
+
+    days: int  # how long they were kept
 
 
 Event = (
@@ -314,6 +328,7 @@ Event = (
     | Discarded
     | Filed
     | Retried
+    | Expired
 )
 
 
@@ -353,6 +368,8 @@ TRANSITIONS: dict[tuple[State | None, type[Event]], State] = {
     (State.ACCEPTED, Filed): State.DONE,
     (State.REFUSED, Filed): State.FAILED,
     (State.FAILED, Retried): State.QUEUED,
+    (State.DONE, Expired): State.DONE,
+    (State.FAILED, Expired): State.FAILED,
 }
 
 
@@ -390,6 +407,14 @@ def apply(drop: Drop | None, event: Event, *, id: str, at: float) -> Drop:
         case Resent(by=by, why=why, due_at=due_at) if by == POLICY:
             return replace(drop, due_at=max(at, due_at), reason=why)
         case Released() | Resent() | Retried():
+            if isinstance(event, Retried) and event.settings:
+                drop = replace(
+                    drop,
+                    settings=event.settings,
+                    account=event.account,
+                    segment_id=event.segment_id,
+                    lane=event.lane,
+                )
             return replace(
                 drop,
                 due_at=at,
@@ -423,6 +448,8 @@ def apply(drop: Drop | None, event: Event, *, id: str, at: float) -> Drop:
             return replace(drop, guard="", reason=f"discarded by {by}: {why}", verdict_at=at)
         case Filed(path=path):
             return replace(drop, path=path)
+        case Expired():
+            return replace(drop, path="")
         case _:
             assert_never(event)
 

@@ -15,8 +15,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from dropzone.config import Folder
 from dropzone.drop import (
     POLICY,
     Attempted,
@@ -31,6 +31,9 @@ from dropzone.drop import (
     Withheld,
     delay,
 )
+
+if TYPE_CHECKING:  # the models are slow to load, and an order needs none
+    from dropzone.config import Folder
 
 HOUR_S = 3600.0
 REPEATS = 2  # of a drop at most that nobody ordered
@@ -47,6 +50,8 @@ UNSURE = ("unknown", "no record")
 
 @lru_cache(maxsize=256)
 def _parse(settings: str) -> Folder:
+    from dropzone.config import Folder
+
     return Folder.from_settings(settings)
 
 

@@ -43,8 +43,10 @@ import stat
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from dropzone.config import Folder
+if TYPE_CHECKING:  # the models are slow to load, and a question that is not about settings comes by here too
+    from dropzone.config import Folder
 
 # Names that transfer clients and editors give to files they are still writing: never candidates.
 _TEMPORARY_STARTS = (".", "~", "#")

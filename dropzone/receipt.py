@@ -24,6 +24,7 @@ from dropzone.drop import (
     Drop,
     Entry,
     Event,
+    Expired,
     Filed,
     Lost,
     Postponed,
@@ -51,19 +52,34 @@ _VERDICTS = {
 }
 
 
+HAPPENED = "What happened (UTC)"
+
+
 def render_log(drop: Drop, history: Sequence[Entry]) -> str:
     """The log of `drop` as text with a final newline."""
+    parts = [head(drop)]
+    for title, lines in sections(drop, history):
+        parts.append([*([title] if title else []), *(f"  {line}" for line in lines)])
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def head(drop: Drop) -> list[str]:
+    """What became of the drop, and why."""
+    return [f"{printable(drop.name)}: {_verdict(drop)}", *_verdict_lines(drop)]
+
+
+def sections(drop: Drop, history: Sequence[Entry]) -> list[tuple[str, list[str]]]:
+    """Everything else, as (title, lines); the facts come first, without a title, and what is empty is left out."""
     report = last_report(history)
     parts = [
-        [f"{printable(drop.name)}: {_verdict(drop)}", *_verdict_lines(drop)],
-        _facts(drop, report),
-        _section("Repaired in what was sent (the original beside this log is as it came)", _repairs(report)),
-        _section("Bad rows", _bad_rows(drop, report)),
-        _section("Repeated addresses", _repeats(report)),
-        _section("What happened (UTC)", [f"{clock(entry.at)}  {tell(entry.event)}" for entry in history]),
-        _section("What to do", _advice(drop, history)),
+        ("", _facts(drop, report)),
+        ("Repaired in what was sent (the original beside this log is as it came)", _repairs(report)),
+        ("Bad rows", _bad_rows(drop, report)),
+        ("Repeated addresses", _repeats(report)),
+        (HAPPENED, [f"{clock(entry.at)}  {tell(entry.event)}" for entry in history]),
+        ("What to do", _advice(drop, history)),
     ]
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+    return [(title, lines) for title, lines in parts if lines]
 
 
 def last_report(history: Sequence[Entry]) -> Report | None:
@@ -93,22 +109,18 @@ def _facts(drop: Drop, report: Report | None) -> list[str]:
     settings = json.loads(drop.settings)
     clear = ", which was emptied first (clear)" if settings.get("clear") else ""
     lines = [
-        f"  drop     {drop.id}",
-        f"  folder   {drop.folder}",
-        f"  import   {settings.get('mode', '?')} into segment {drop.segment_id}{clear}, account {drop.account}",
-        f"  file     {printable(drop.name)}, {drop.size:,} bytes, taken over {stamp(drop.claimed_at)}",
+        f"drop     {drop.id}",
+        f"folder   {drop.folder}",
+        f"import   {settings.get('mode', '?')} into segment {drop.segment_id}{clear}, account {drop.account}",
+        f"file     {printable(drop.name)}, {drop.size:,} bytes, taken over {stamp(drop.claimed_at)}",
     ]
     if report:
         left_out = f", {report.bad_rows:,} bad" if report.bad_rows else ""
-        lines.append(f"  rows     {report.rows:,} read, {report.good_rows:,} good{left_out}")
-        lines.append(f"  columns  {', '.join(printable(column) for column in report.columns)}")
+        lines.append(f"rows     {report.rows:,} read, {report.good_rows:,} good{left_out}")
+        lines.append(f"columns  {', '.join(printable(column) for column in report.columns)}")
     if drop.digest:
-        lines.append(f"  sent     sha256 {drop.digest}")
+        lines.append(f"sent     sha256 {drop.digest}")
     return lines
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return [title, *(f"  {line}" for line in lines)] if lines else []
 
 
 def _repairs(report: Report | None) -> list[str]:
@@ -216,8 +228,11 @@ def _tell(event: Event) -> str:
             return (
                 f"filed as {printable(path)}" if path else "its file is gone from work/, so there was nothing to file"
             )
-        case Retried(by=by, why=why):
-            return f"to be tried again, by {by}{_reason(why)}"
+        case Expired(days=days):
+            return f"its files were deleted, as the folder keeps them for {days} days; of its history this is left"
+        case Retried(by=by, why=why, settings=settings, segment_id=segment_id):
+            anew = f" with the folder's settings of now, into segment {segment_id}" if settings else ""
+            return f"to be tried again{anew}, by {by}{_reason(why)}"
         case _:
             assert_never(event)
 

@@ -10,23 +10,25 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dropzone import __version__, operate
 from dropzone import config as configuration
-from dropzone.config import Config
-from dropzone.errors import ConfigError, DropzoneError, FolderError, OperatorError, Problem, printable
+from dropzone.errors import ConfigError, DropzoneError, FolderError, LedgerError, OperatorError, Problem, printable
+from dropzone.ledger import SegmentNote
 
 if TYPE_CHECKING:
+    from dropzone.config import Account, Config, Glance
     from dropzone.daemon import Daemon
     from dropzone.drop import Drop
     from dropzone.folders import Folders
     from dropzone.ledger import Ledger, Reader
+    from dropzone.ledger.sqlite import SQLiteLedger
     from dropzone.optipub import OptiPub
-    from dropzone.progress import Board, Step
+    from dropzone.optipub.segments import Wanted
     from dropzone.telemetry import Journal
 
 # Where the configuration is looked for when neither -c nor DROPZONE_CONFIG names it.
@@ -48,7 +50,32 @@ def find_config(named: Path | None) -> Path:
     return found
 
 
-def open_ledger(config: Config) -> Reader:
+def glance(path: Path) -> Glance:
+    """What a question needs of the configuration in `path`. Raises ConfigError where not even that can be read."""
+    seen = configuration.glance(path)
+    if seen is not None:
+        return seen
+    config = configuration.load(path)
+    accounts = {name: account.key_created for name, account in config.accounts.items()}
+    return configuration.Glance(state_dir=config.state_dir, folders=tuple(config.folders), accounts=accounts)
+
+
+def load(path: Path) -> Config:
+    """The configuration in `path`, with the segments that were created for its folders. Raises ConfigError."""
+    config = configuration.load(path)
+    if not config.unmade:
+        return config
+    with find_ledger(config) as ledger:
+        notes = ledger.segment_notes() if ledger else {}
+    ids = {}
+    for name, unmade in config.unmade.items():
+        note = notes.get((unmade.draft.account, unmade.segment_name))
+        if note and note.id is not None:
+            ids[name] = note.id
+    return config.with_segments(ids)
+
+
+def open_ledger(config: Config | Glance) -> Reader:
     """The ledger, for reading only. Raises LedgerError where there is none yet."""
     from dropzone.ledger.sqlite import SQLiteReader
 
@@ -128,64 +155,117 @@ class _Accounts:
             optipub.close()
 
 
-def order(config: Config, what: str, ids: list[str], why: str) -> Iterator[Drop | OperatorError]:
+@contextlib.contextmanager
+def find_ledger(config: Config | Glance) -> Iterator[Reader | None]:
+    """The ledger, for reading only; None where none was made yet. Raises LedgerError where it cannot be read."""
+    from dropzone.ledger.sqlite import FILE_NAME
+
+    if not (config.state_dir / FILE_NAME).exists():
+        yield None
+        return
+    with contextlib.closing(open_ledger(config)) as ledger:
+        yield ledger
+
+
+def ask_health(config: Config | Glance) -> operate.Health:
+    """How the daemon is, by its own word. Never raises: that it cannot be asked is an answer."""
+    from dropzone.control import ask
+
+    try:
+        return operate.Health.read(ask(config.state_dir, {"ask": "health"}, timeout_s=2.0))
+    except OperatorError as error:
+        return operate.Health(running=True, unasked=str(error), steps={})
+
+
+def order(
+    config: Config | Glance, what: str, ids: list[str], why: str, *, anew: Config | None = None
+) -> Iterator[Drop | OperatorError]:
     """Have the daemon carry out `what` on each drop, or do it here where none runs; each drop's new row, or why not.
 
+    `anew` is the configuration whose settings the drops are to have from now on, where they are not to keep theirs.
     Raises OperatorError, LedgerError and FolderError where nothing can be ordered at all.
     """
     from dropzone.control import ask, user_name
-    from dropzone.daemon import state_lock
-    from dropzone.ledger.sqlite import SQLiteLedger
 
     with contextlib.closing(open_ledger(config)) as reader:
         for id in ids:
-            answer = ask(config.state_dir, {"order": what, "id": id, "why": why})
+            answer = ask(config.state_dir, {"order": what, "id": id, "why": why, "anew": anew is not None})
             if answer is None:
-                with state_lock(config.state_dir), contextlib.closing(SQLiteLedger(config.state_dir)) as ledger:
-                    answer = _carry_out(ledger, what, id, user_name(os.getuid()), printable(why))
+                with _own_ledger(config.state_dir) as ledger:
+                    answer = _carry_out(ledger, what, id, user_name(os.getuid()), printable(why), anew)
             if "error" in answer:
                 yield OperatorError(answer["error"], answer.get("hint", ""))
             else:
                 yield operate.get_drop(reader, id)
 
 
-def switch(config: Config, what: str, name: str, why: str) -> str:
-    """Pause or resume (`what`) the account or folder called `name`, by the daemon or, where none runs, here.
+def switch(config: Config | Glance, what: str, text: str, why: str) -> tuple[str, str]:
+    """Pause or resume (`what`) the account or folder that `text` means, by the daemon or, where none runs, here.
 
-    Returns ``account`` or ``folder``. Raises OperatorError, LedgerError and FolderError.
+    Returns ``account`` or ``folder``, and its name. Raises OperatorError, LedgerError and FolderError.
     """
     from dropzone.control import ask, user_name
-    from dropzone.daemon import state_lock
-    from dropzone.ledger.sqlite import SQLiteLedger
 
-    kind = operate.kind_of(config, name)
+    kind, name = operate.find_place(config, text)
     answer = ask(config.state_dir, {"order": what, "kind": kind, "id": name, "why": why})
     if answer is None:
-        with state_lock(config.state_dir), contextlib.closing(SQLiteLedger(config.state_dir)) as ledger:
+        with _own_ledger(config.state_dir) as ledger:
             operate.switch(ledger, what, kind, name, by=user_name(os.getuid()), why=printable(why), at=time.time())
     elif "error" in answer:
         raise OperatorError(answer["error"], answer.get("hint", ""))
-    return kind
+    return kind, name
 
 
-def under_way(config: Config) -> dict[str, Step]:
-    """What the daemon checks and uploads right now, by drop ID; nothing where none runs or none may be asked."""
-    from dropzone.control import ask
-    from dropzone.progress import Step
-
+def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str, anew: Config | None) -> dict[str, str]:
+    drop, folders = operate.get_drop(ledger, id), anew.folders if anew else None
     try:
-        answer = ask(config.state_dir, {"ask": "steps"}) or {}
-        return {id: Step(**step) for id, step in answer.get("steps", {}).items()}
-    except (OperatorError, FolderError, TypeError, AttributeError):
-        return {}
-
-
-def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str) -> dict[str, str]:
-    try:
-        drop, _ = operate.order(ledger, what, operate.get_drop(ledger, id), by=by, why=why, at=time.time())
+        drop, _ = operate.order(ledger, what, drop, by=by, why=why, at=time.time(), folders=folders)
     except DropzoneError as error:
         return {"error": error.message, "hint": error.hint}
     return {"state": drop.state}
+
+
+def create_segment(config: Config, account: Account, wanted: Wanted, *, again: bool) -> int:
+    """Have a segment created once, whatever happens to the answer; its id. See `operate.creating`."""
+    from dropzone.control import user_name
+    from dropzone.operate.creating import create
+
+    def note(note: SegmentNote | None) -> None:
+        _note_segment(config, account.name, wanted.name, note)
+
+    with find_ledger(config) as ledger:
+        known = ledger.segment_notes().get((account.name, wanted.name)) if ledger else None
+    return create(
+        account, wanted, known=None if again else known, note=note, by=user_name(os.getuid()), now=time.time()
+    )
+
+
+def _note_segment(config: Config, account: str, name: str, note: SegmentNote | None) -> None:
+    """Write it down, by the daemon where one runs. Raises OperatorError, LedgerError and FolderError."""
+    from dropzone.control import ask
+
+    request = {"order": "note segment", "account": account, "name": name, "note": asdict(note) if note else None}
+    answer = ask(config.state_dir, request)
+    if answer is None:
+        with _own_ledger(config.state_dir) as ledger:
+            ledger.note_segment(account, name, note)
+    elif "error" in answer:
+        raise OperatorError(answer["error"], answer.get("hint", ""))
+
+
+@contextlib.contextmanager
+def _own_ledger(state_dir: Path) -> Iterator[SQLiteLedger]:
+    """The ledger for writing, where no daemon has it; what it makes is the daemon's user's, also by root's hand."""
+    from dropzone.daemon import state_lock
+    from dropzone.ledger.sqlite import SQLiteLedger
+    from dropzone.operate.acting import acting_as, daemon_user
+
+    with (
+        acting_as(daemon_user(state_dir)),
+        state_lock(state_dir),
+        contextlib.closing(SQLiteLedger(state_dir)) as ledger,
+    ):
+        yield ledger
 
 
 def _check_reload(old: Config, new: Config) -> None:
@@ -205,41 +285,41 @@ def _check_folders(folders: Folders, config: Config) -> None:
             raise fault
 
 
-def _obedient(daemon: Daemon, ledger: Ledger, board: Board) -> Callable[[dict[str, Any], str], dict[str, Any]]:
-    """What the control socket does with a request: the loop carries it out, between two of its own steps."""
+def _keep(config: Config, ledger: Ledger, journal: Journal, stopping: Callable[[], bool]) -> None:
+    """Delete what is kept no longer, and say how much it was."""
+    from dropzone.keeping import prune
 
-    def obey(request: dict[str, Any], by: str) -> dict[str, Any]:
-        if "ask" in request:
-            return {"steps": {id: asdict(step) for id, step in board.steps().items()}}
-        # Escaped: JSON can carry halves of characters that neither the ledger nor the journal could write.
-        what, id, why, kind = (printable(str(request.get(name, ""))) for name in ("order", "id", "why", "kind"))
-        answered: Future[dict[str, Any]] = Future()
+    count = size = 0
+    try:
+        for old in prune(config, ledger, now=time.time(), stopping=stopping):
+            count, size = count + 1, size + old.size
+    except (FolderError, LedgerError) as error:
+        journal.warn("old files could not be deleted; it is tried again in a day", why=str(error))
+    if count:
+        journal.say("old files were deleted", drops=count, bytes=size)
 
-        def carry_out() -> None:
-            if not answered.cancelled() and not kind and daemon.order_later(what, id, carry_out):
-                return
-            if not answered.set_running_or_notify_cancel():
-                return  # the asker was told that it was not done
-            try:
-                answered.set_result(obey_now())
-            except DropzoneError as error:
-                answered.set_result({"error": error.message, "hint": error.hint})
 
-        def obey_now() -> dict[str, Any]:
-            if kind:
-                daemon.switch(kind, id, lambda: operate.switch(ledger, what, kind, id, by=by, why=why, at=time.time()))
-                return {}
-            drop = daemon.order(id, lambda drop: operate.order(ledger, what, drop, by=by, why=why, at=time.time()))
-            return {"state": drop.state}
+def prune(config: Config) -> None:
+    """Have what is kept no longer deleted, by the daemon (soon) or, where none runs, here.
 
-        daemon.call(carry_out)
-        try:
-            return answered.result(timeout=20)
-        except TimeoutError:
-            answered.cancel()
-            return {"error": "the daemon is busy", "hint": "Try again in a moment"}
+    Raises OperatorError, LedgerError and FolderError.
+    """
+    from dropzone.control import ask
+    from dropzone.keeping import prune
 
-    return obey
+    answer = ask(config.state_dir, {"order": "prune"})
+    if answer is None:
+        with _own_ledger(config.state_dir) as ledger:
+            for _ in prune(config, ledger, now=time.time()):
+                pass
+    elif "error" in answer:
+        raise OperatorError(answer["error"], answer.get("hint", ""))
+
+
+def _tell_unmade(config: Config, journal: Journal) -> None:
+    for name in config.unmade:
+        why = f"its segment is still to be created: dropzone segment create --folder {name}"
+        journal.warn("a folder is not watched", folder=name, why=why)
 
 
 @contextlib.contextmanager
@@ -249,6 +329,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
     Raises LockedError, LedgerError and FolderError; on leaving, everything is closed.
     """
     from dropzone.alarms import Alarms
+    from dropzone.answering import Answering
     from dropzone.control import Control
     from dropzone.daemon import Daemon, notify, obey_signals, reloading, state_lock
     from dropzone.folders import Folders
@@ -313,13 +394,14 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             voice=journal,
             now=time.time,
             monotonic=time.monotonic,
+            keep=lambda config: _keep(config, ledger, journal, lambda: daemon.stopping),
         )
         _check_folders(folders, config)
 
         def reload() -> None:
             reloading()
             try:
-                new = _followed(configuration.load(path))
+                new = _followed(load(path))
                 _check_reload(config, new)
                 lay_out(new, inboxes=False)
                 _check_folders(folders, new)
@@ -330,13 +412,15 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
                 accounts.replace(new)
                 daemon.configure(new)
                 watch.keep(folder.path for folder in new.folders.values())
+                _tell_unmade(new, journal)
                 journal.say("the configuration was read again", file=str(path))
             notify(READY="1")
 
         obey_signals(daemon, reload, journal)
-        control = Control(config.state_dir, _obedient(daemon, ledger, board))
+        control = Control(config.state_dir, Answering(daemon, ledger, board))
         stack.callback(control.close)
         daemon.start()
+        _tell_unmade(config, journal)
         journal.say("watching", folders=len(config.folders), root=str(config.root), version=__version__)
         notify(READY="1", STATUS=f"Watching {len(config.folders)} folders")
         yield daemon

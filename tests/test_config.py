@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from dropzone import config
 from dropzone.config import Account, Config, Folder, Guards, Secret, Share, units
 from dropzone.config import yaml as reader
-from dropzone.config.model import AccountKeys, Defaults, File, FolderKeys, Model, Retry, Timeouts
+from dropzone.config.model import AccountKeys, Create, Defaults, File, FolderKeys, Model, Retention, Retry, Timeouts
 from dropzone.config.yaml import Odd
 from dropzone.errors import ConfigError, DropzoneError
 
@@ -1503,7 +1503,7 @@ def test_the_example_works_as_it_is() -> None:
     assert "dropzone config schema > dropzone.schema.json" in config.example()
 
 
-MODELS: tuple[type[Model], ...] = (File, AccountKeys, Timeouts, FolderKeys, Guards, Retry)
+MODELS: tuple[type[Model], ...] = (File, AccountKeys, Timeouts, FolderKeys, Create, Guards, Retry, Retention)
 
 
 def test_every_key_is_documented_once() -> None:
@@ -1528,6 +1528,7 @@ def test_the_defaults_in_the_example_are_the_defaults(file: Path) -> None:
     every = load(file, f"root: /srv/dropzone\nstate_dir: /var/lib/dropzone\n{text}\n")
     plain = load(file, BASE.replace("mode: lead", "mode: suppress\n    hash: md5"))
     assert every.folders == plain.folders
+    assert (every.unmade, plain.unmade) == ({}, {})
     assert every.accounts["main"].timeouts == plain.accounts["main"].timeouts
     assert every.concurrency == plain.concurrency
     wanted = "\n".join(lines)
@@ -1540,8 +1541,59 @@ def test_the_defaults_in_the_example_are_the_defaults(file: Path) -> None:
         assert "  NAME:" in wanted, number
         wanted = wanted.replace("  NAME:", f"  {name}", 1)
     wanted = re.sub(r"^    hash_plain:.*\n", "", wanted, flags=re.MULTILINE)
+    wanted = re.sub(r"^    create:.*\n(      .*\n)*", "", wanted, flags=re.MULTILINE)  # instead of segment_id
     assert told(file, f"root: /srv/dropzone\nstate_dir: /var/lib/dropzone\n{wanted}\n") == []
     assert short.count("\n") > 20
+
+
+# ------------------------------------------------------------------------------------------------- segments to be
+
+TO_CREATE = BASE.replace("segment_id: 7", "create: {publication_id: 7}")
+
+
+def test_a_segment_that_is_still_to_be_created(file: Path) -> None:
+    """Its folder is not among those that are watched until the id is known; then it is like any other."""
+    loaded = load(file, TO_CREATE)
+    assert (set(loaded.folders), set(loaded.unmade)) == (set(), {"acme"})
+    unmade = loaded.unmade["acme"]
+    assert (unmade.segment_name, unmade.create.publication_id) == ("acme", 7)
+    made = loaded.with_segments({"acme": 200001, "other": 5})
+    assert (made.folders["acme"].segment_id, made.unmade) == (200001, {})
+    assert made.folders["acme"].lane == "main/200001"
+    assert config.Folder.from_settings(made.folders["acme"].settings_json()) == made.folders["acme"]
+    assert load(file, config.dump(loaded)).unmade == loaded.unmade
+    named = load(file, TO_CREATE.replace("{publication_id: 7}", '{publication_id: 7, name: "Leads of Acme"}'))
+    assert named.unmade["acme"].segment_name == "Leads of Acme"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (TO_CREATE.replace("publication_id: 7", ""), "folders.acme.create.publication_id: is missing"),
+        (BASE + "    create: {publication_id: 7}\n", "means nothing beside segment_id"),
+        (
+            TO_CREATE.replace("mode: lead", "mode: suppress\n    hash: md5").replace(
+                ": 7}", ": 7, auto_responder_id: 2}"
+            ),
+            "means nothing with mode suppress",
+        ),
+        (TO_CREATE.replace(": 7}", ": 7, redirect_url: ftp://x}"), "is no address of a page"),
+        (TO_CREATE.replace(": 7}", ": 7, nmae: x}"), "did you mean name?"),
+    ],
+)
+def test_what_cannot_be_created_is_refused_at_load(file: Path, text: str, says: str) -> None:
+    """Before anybody asks OptiPub for it."""
+    assert any(says in line for line in told(file, text)), told(file, text)
+
+
+def test_retention_is_off_by_default_and_merged_key_by_key(file: Path) -> None:
+    """Nothing is ever deleted unless somebody has said so."""
+    assert load(file, BASE).folders["acme"].retention == Retention(done=None, failed=None)
+    text = BASE + "    retention: {failed: 365d}\ndefaults: {retention: {done: 90d, failed: 1d}}\n"
+    assert load(file, text).folders["acme"].retention == Retention(done=90 * 86400.0, failed=365 * 86400.0)
+    off = BASE + "    retention: {done: none}\ndefaults: {retention: {done: 90d}}\n"
+    assert load(file, off).folders["acme"].retention == Retention()
+    assert told(file, BASE + "    retention: {done: 1h}\n")
 
 
 # ------------------------------------------------------------------------------------------------- the schema
@@ -1610,8 +1662,8 @@ def test_the_schema_says_what_the_fields_say() -> None:
     assert folder["settle"]["default"] == "2s"
     assert folder["settle"]["pattern"] == f"^{units.DURATION}$"
     assert schema["$defs"]["Guards"]["properties"]["max_shrink"]["default"] == "50%"
-    assert {"path", "spool", "segment_id"}.isdisjoint(schema["$defs"]["Defaults"]["properties"])
-    assert set(folder) - set(schema["$defs"]["Defaults"]["properties"]) == {"path", "spool", "segment_id"}
+    assert {"path", "spool", "segment_id", "create"}.isdisjoint(schema["$defs"]["Defaults"]["properties"])
+    assert set(folder) - set(schema["$defs"]["Defaults"]["properties"]) == {"path", "spool", "segment_id", "create"}
     assert schema["required"] == ["root", "state_dir", "accounts", "folders"]
     assert all("description" in part for part in folder.values())
     assert len(schema["$defs"]["AccountKeys"]["properties"]["api_key"]["oneOf"]) == 3

@@ -22,6 +22,7 @@ from dropzone.drop import (
     Discarded,
     Drop,
     Event,
+    Expired,
     Filed,
     Lost,
     Postponed,
@@ -64,6 +65,7 @@ EVENTS: tuple[Event, ...] = (
     Discarded(by="ann", why="test"),
     Filed(path="done/acme/2026-11-22/a.ID.csv"),
     Retried(by="ann"),
+    Expired(days=90),
 )
 
 # Written out by hand, so that the table in the code is compared with something that is not itself.
@@ -83,8 +85,8 @@ ALLOWED = {
     "unknown": {"Accepted": "accepted", "Resent": "queued", "Withheld": "held", "Discarded": "refused"},
     "accepted": {"Filed": "done"},
     "refused": {"Filed": "failed"},
-    "done": {},
-    "failed": {"Retried": "queued"},
+    "done": {"Expired": "done"},
+    "failed": {"Retried": "queued", "Expired": "failed"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -17,6 +18,7 @@ from dropzone.config import Folder
 from dropzone.drop import Drop, State, make_id
 from dropzone.errors import FolderError
 from dropzone.folders import Claim, Folders, Wanted, system
+from dropzone.folders.inbox import _readable, opened_inbox, read_marker
 from dropzone.readiness import Look, Seen
 
 AT = 1_795_400_000.0  # 2026-11-23T05:33:20Z
@@ -360,13 +362,16 @@ def test_init_puts_an_inbox_right_that_was_made_by_hand(scene: Scene) -> None:
         ("a.csv", 0o600, NOBODY, "chmod g+r -- {inbox}/a.csv"),
         ("a\nb.csv", 0o600, NOBODY, "find {inbox} -maxdepth 1 -inum {ino} -exec chmod g+r {{}} +"),
         ("b.csv", 0o040, 1, "chgrp 65534 -- {inbox}/b.csv"),
+        ("own.csv", 0o040, None, "chmod u+r -- {inbox}/own.csv"),
     ],
 )
-def test_the_command_that_makes_a_file_readable(tmp_path: Path, name: str, mode: int, owner: int, typed: str) -> None:
+def test_the_command_that_makes_a_file_readable(
+    tmp_path: Path, name: str, mode: int, owner: int | None, typed: str
+) -> None:
     """Group, mode or both; a name that could do harm in a shell is not in it."""
     scene = make_scene(tmp_path, "http://127.0.0.1:1")
     path = scene.put(name, b"email\n")
-    os.chown(path, 1, owner)
+    os.chown(path, *((NOBODY, NOBODY) if owner is None else (1, owner)))
     path.chmod(mode)
     folders, folder = Folders(), scene.config.folders["acme"]
     os.chown(scene.inbox, NOBODY, NOBODY)
@@ -412,3 +417,81 @@ def test_a_results_folder_that_is_missing_is_no_fault_and_work_is_one(
     fault = folders.find_fault(folder)
     assert fault is not None
     assert "dropzone init" in fault.hint
+
+
+def test_a_file_that_cannot_be_read_for_another_reason_than_its_mode(scene: Scene, folder: Folder) -> None:
+    """An access list or a security module: said so, instead of a command that changes nothing. Gone: no word."""
+    scene.put("a.csv", b"email\n")
+    with opened_inbox(folder) as inbox:
+        assert "an ACL" in _readable(folder, b"a.csv", inbox.fd)
+        assert _readable(folder, b"gone.csv", inbox.fd) == ""
+
+
+def test_a_marker_that_is_no_file_holds_nothing(scene: Scene, folder: Folder) -> None:
+    """Exchanged for a folder, a link or nothing after it was seen."""
+    (scene.inbox / "folder").mkdir()
+    (scene.inbox / "link").symlink_to("/etc/passwd")
+    with opened_inbox(folder) as inbox:
+        assert [read_marker(inbox.fd, name) for name in (b"folder", b"link", b"none")] == [b"", b"", b""]
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="there is no /sys")
+def test_a_file_system_that_is_not_known_as_local_is_not_believed(folder: Folder) -> None:
+    """Neither what its leases say nor that a folder has not changed."""
+    with opened_inbox(folder) as inbox:
+        assert inbox.is_local
+        assert inbox.listing() is not None
+    with opened_inbox(folder.model_copy(update={"path": Path("/sys/kernel")})) as inbox:
+        assert not inbox.is_local
+        assert inbox.listing() is None
+
+
+def spoiled(path: Path) -> None:
+    """From here on the descriptor that is open on `path` cannot be synced, as on a disk that is broken."""
+    reading, writing = os.pipe()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if link.readlink() == path:
+                os.dup2(writing, int(link.name))
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_file_that_cannot_be_synced_is_not_taken(scene: Scene, folder: Folder) -> None:
+    """Its bytes might not outlive a power cut; the file beside it is taken."""
+    bad, good = scene.put("bad.csv", b"email\n"), scene.put("good.csv", b"email\n")
+
+    def step(name: str) -> None:
+        if name == "claim: make work/ID" or not bad.exists():
+            return
+        spoiled(bad)
+
+    folders = Folders(step=step)
+    ready = [
+        Wanted(id=make_id(AT + n), name=path.name.encode(), seen=Seen(look_of(folders, folder, path.name.encode())))
+        for n, path in enumerate((bad, good))
+    ]
+    claims, faults = folders.claim(folder, ready)
+    assert [claim.name for claim in claims] == [b"good.csv"]
+    assert [name for name, _ in faults] == [b"bad.csv"]
+    assert bad.exists()
+
+
+@pytest.mark.parametrize("at", ["claim: sync folder", "file: sync target and work/ID"])
+def test_a_folder_that_cannot_be_synced_is_an_error(scene: Scene, folder: Folder, at: str) -> None:
+    """The rename might not outlive a power cut, so nobody may go on as if it did."""
+
+    def step(name: str) -> None:
+        if name == at:
+            spoiled(scene.config.root / ("work" if at.startswith("claim") else "done/acme/2026-11-23"))
+
+    folders = Folders(step=step)
+    scene.put("a.csv", b"email\n")
+    wanted = Wanted(id=make_id(AT), name=b"a.csv", seen=Seen(look_of(folders, folder, b"a.csv")))
+    if at.startswith("claim"):
+        with pytest.raises(FolderError, match="cannot sync"):
+            folders.claim(folder, [wanted])
+        return
+    (made,), _ = folders.claim(folder, [wanted])
+    with pytest.raises(FolderError, match="cannot file"):
+        folders.file(drop_of(made), "done", "log\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from scene import Scene, Step, Turn, make_scene, no_step
+from unprivileged import as_nobody
 
 from dropzone.drop import State
 from dropzone.folders import Folders
@@ -171,6 +172,42 @@ def test_a_marker_that_is_put_back_never_replaces_a_new_one(done: Scene) -> None
         again.start()
         assert (done.inbox / "a.csv.done").read_bytes() == b"new"
         assert in_work(done) == []
+
+
+def test_a_marker_of_a_folder_that_is_gone_is_kept(done: Scene) -> None:
+    """Nobody knows where it belongs: it stays in work/ until the folder is configured again."""
+    turn = started(done, dying("claim: rename"))
+    arrive(turn, "a.csv", ROWS)
+    arrive(turn, "a.csv.done", b"")
+    after(turn, 0.0)
+    with pytest.raises(Died):
+        after(turn, 0.5)
+    turn.ledger.close()
+    assert Folders().orphans(done.config.root, lambda _: False) == []
+    assert in_work(done) == ["marker", "origin"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root every folder is open; inside it is not root")
+def test_a_marker_that_cannot_go_back_is_kept_until_it_can(tmp_path: Path) -> None:
+    """The inbox is closed to us in the middle of a claim: both are where the next start finds them."""
+
+    def step(name: str) -> None:
+        if name == "claim: rename":
+            scene.inbox.chmod(0o500)
+
+    with as_nobody(owns=[tmp_path]):
+        scene = made(tmp_path, ".done")
+        turn = started(scene, step)
+        arrive(turn, "a.csv", ROWS)
+        arrive(turn, "a.csv.done", b"")
+        assert after(turn, 0.0) == after(turn, 0.5) == []
+        assert in_work(scene) == ["marker", "origin"]
+        turn.close()
+        scene.inbox.chmod(0o2770)
+        with scene.turn() as again:
+            again.start()
+            assert in_inbox(scene) == ["a.csv", "a.csv.done"]
+            assert [drop.name for drop in again.take() + again.take()] == [b"a.csv"]
 
 
 def test_a_file_that_changes_during_its_claim_keeps_its_marker(done: Scene) -> None:

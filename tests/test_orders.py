@@ -306,3 +306,34 @@ def test_a_file_that_somebody_took_from_work_blocks_nobody(scene: Scene, sandbox
     assert len(sandbox.imports) == 1
     code, output = run(scene, "retry", first.id)
     assert (code, "gone from failed/" in output) == (1, True)
+
+
+def test_a_failed_drop_can_be_tried_with_the_settings_of_now(scene: Scene, sandbox: Sandbox) -> None:
+    """What was wrong in the configuration is mended, and `--anew` goes by that; without it the old segment stays."""
+    sandbox.fault("status", status=422)
+    scene.put("a.csv", GOOD)
+    (drop,) = scene.settle()
+    assert drop.state is State.FAILED
+    file = scene.at / "dropzone.yaml"
+    file.write_text(file.read_text().replace("segment_id: 100789", "segment_id: 200"))
+    code, output = run(scene, "retry", drop.id, "--anew")
+    assert (code, output) == (0, f"{drop.id} acme: queued\n")
+    (done,) = scene.settle()
+    assert (done.state, done.segment_id, done.lane) == (State.DONE, 200, "main/200")
+    assert [each.segment for each in sandbox.imports] == [100789, 200]
+    assert "into segment 200, by" in (scene.config.root / str(done.path)).with_suffix(".log").read_text()
+
+
+def test_only_a_failed_drop_can_have_other_settings(scene: Scene, sandbox: Sandbox) -> None:
+    """One that is held, waiting, or whose folder is gone is refused with the way that there is."""
+    drop = held(scene, sandbox)
+    code, output = run(scene, "retry", drop.id, "--anew")
+    assert code == 1
+    assert f"dropzone discard {drop.id}" in output
+    assert run(scene, "discard", drop.id)[0] == 0
+    scene.settle()
+    file = scene.at / "dropzone.yaml"
+    file.write_text(file.read_text().replace("  acme:", "  other:"))
+    code, output = run(scene, "retry", drop.id, "--anew")
+    assert code == 1
+    assert "no folder is called acme any more" in output

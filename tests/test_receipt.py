@@ -23,6 +23,7 @@ from dropzone.drop import (
     Drop,
     Entry,
     Event,
+    Expired,
     Filed,
     Lost,
     Postponed,
@@ -294,6 +295,14 @@ EVENTS: list[tuple[Event, str]] = [
     (Filed(path="done/acme/x.csv"), "filed as done/acme/x.csv"),
     (Retried(by="ann"), "to be tried again, by ann"),
     (Retried(by="ann", why="new key"), "to be tried again, by ann: new key"),
+    (
+        Retried(by="ann", settings="{}", account="main", segment_id=9, lane="main/9"),
+        "to be tried again with the folder's settings of now, into segment 9, by ann",
+    ),
+    (
+        Expired(days=90),
+        "its files were deleted, as the folder keeps them for 90 days; of its history this is left",
+    ),
     (Lost(cause="it was stopped", sent=None), "outcome unknown: it was stopped"),
 ]
 

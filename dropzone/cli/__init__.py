@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from dropzone import __version__, receipt
-from dropzone import config as configuration
-from dropzone.cli import orders, render
+from dropzone import __version__
+from dropzone.cli import asking, care, orders, render, segments, settings
+from dropzone.cli.completing import SHELLS
 from dropzone.cli.exits import Exit, table
-from dropzone.config import Config
-from dropzone.drop import State
-from dropzone.errors import ConfigError, DropzoneError, OperatorError, Problem
-
-_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of text.")
-
-
-class _Context:
-    """What every command shares: which configuration was named."""
-
-    def __init__(self, named: Path | None) -> None:
-        self._named = named
-
-    @property
-    def path(self) -> Path:
-        from dropzone.wiring import find_config
-
-        return find_config(self._named)
-
-    def load(self) -> Config:
-        return configuration.load(self.path)
+from dropzone.cli.shared import Context
+from dropzone.cli.text import colour
+from dropzone.errors import ConfigError, DropzoneError, OperatorError
 
 
 class _Group(click.Group):
@@ -47,7 +26,7 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except ConfigError as error:
             for problem in error.problems:
-                click.echo(render.printable_problem(problem.at(error.file)), err=True)
+                click.echo(render.one_line(problem.at(error.file)), err=True)
             render.error(error.message, error.hint)
             ctx.exit(Exit.CONFIG)
         except DropzoneError as error:
@@ -82,8 +61,8 @@ def cli(ctx: click.Context, named: Path | None) -> None:
       dropzone -c dropzone.yaml init   make the folders
       dropzone -c dropzone.yaml run    watch them
     """
-    ctx.obj = _Context(named)
-    ctx.color = render.colour()
+    ctx.obj = Context(named)
+    ctx.color = colour()
 
 
 @cli.command()
@@ -98,10 +77,10 @@ def run(ctx: click.Context, once: bool) -> None:
       dropzone run --once || mail -s "dropzone: look" ops@example.com </dev/null
     """
     from dropzone.telemetry import Journal
-    from dropzone.wiring import running
+    from dropzone.wiring import load, running
 
     path = ctx.obj.path
-    config = configuration.load(path)
+    config = load(path)
     journal = Journal()
     with running(path, config, journal) as daemon:
         daemon.run(once=once)
@@ -109,12 +88,6 @@ def run(ctx: click.Context, once: bool) -> None:
             left = daemon.left_over()
             waiting = Exit.PAUSED if left.paused else Exit.TEMPORARY if left.waiting else Exit.DONE
             ctx.exit(Exit.LEFT_OVER if left.failed else waiting)
-
-
-def _key_warnings(config: Config) -> list[str]:
-    """What to say of keys that end within 30 days."""
-    left = [(account, account.key_days_left(time.time())) for account in config.accounts.values()]
-    return [account.key_warning(days) for account, days in left if days is not None and days <= 30]
 
 
 @cli.command()
@@ -134,183 +107,11 @@ def init(ctx: click.Context) -> None:
     click.echo("Everything was there." if not made else f"{len(made)} folders made.")
 
 
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--folder", "folder_name", required=True, metavar="NAME", help="Read it as this folder would.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the prepared copy to this file.")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr which engine reads it.")
-@_AS_JSON
-@click.pass_context
-def check(ctx: click.Context, file: Path, folder_name: str, out: Path | None, verbose: bool, as_json: bool) -> None:
-    """Read a CSV as a folder would and tell its problems as file:line:column; sends nothing.
-
-    \b
-    Example:
-      dropzone check signups.csv --folder acme-signups
-    """
-    from dropzone import operate
-
-    folder = operate.get_folder(ctx.obj.load(), folder_name)
-    if verbose:
-        from dropzone.sheet import engine
-
-        click.echo(f"{file}: patterns run by {engine()}", err=True)
-    report = operate.check(file, folder, out=out, progress=render.progress(file.stat().st_size))
-    if as_json:
-        render.json_lines([receipt.report_as_dict(report) | {"file": render.printable_problem(str(file))}])
-    else:
-        render.check(str(file), report)
-    ctx.exit(Exit.FAILED if report.refused else Exit.DONE)
-
-
-@cli.command()
-@click.option("--folder", metavar="NAME", help="Only this folder.")
-@click.option(
-    "--state", type=click.Choice([state.value for state in State]), help="Only this state, finished ones too."
-)
-@_AS_JSON
-@click.pass_context
-def queue(ctx: click.Context, folder: str | None, state: str | None, as_json: bool) -> None:
-    """List the drops that are not finished: state, age, tries, next try, and why they wait.
-
-    \b
-    Example:
-      dropzone queue --state held
-      dropzone queue --json | jq -r .id
-    """
-    from dropzone import operate
-    from dropzone.wiring import open_ledger
-
-    config = ctx.obj.load()
-    if folder is not None:
-        operate.get_folder(config, folder)
-    states = [State(state)] if state else operate.OPEN_STATES
-    with closing(open_ledger(config)) as ledger:
-        lines = operate.queue(ledger, states=states, folder=folder)
-    if as_json:
-        render.json_lines(receipt.as_dict(line.drop) | {"due_at": receipt.stamp(line.due_at)} for line in lines)
-    else:
-        render.queue(lines, time.time())
-
-
-@cli.command()
-@click.argument("id")
-@_AS_JSON
-@click.pass_context
-def show(ctx: click.Context, id: str, as_json: bool) -> None:
-    """Tell everything about one drop: facts, history, attempts, bad rows, where the file is. The ID may be cut short.
-
-    \b
-    Example:
-      dropzone show 2N23520SJ9AH
-    """
-    from dropzone import operate
-    from dropzone.wiring import open_ledger
-
-    with closing(open_ledger(ctx.obj.load())) as ledger:
-        shown = operate.show(ledger, id)
-    if as_json:
-        events = [receipt.event_as_dict(entry) for entry in shown.history]
-        attempts = [render.attempt(attempt) for attempt in shown.attempts]
-        path = render.printable_problem(str(shown.path)) if shown.path else None
-        members = {"events": events, "attempts_made": attempts, "file": path}
-        render.json_lines([receipt.as_dict(shown.drop) | members])
-    else:
-        render.show(shown)
-
-
+asking.add_to(cli)
 orders.add_to(cli)
-
-
-@cli.group()
-def config() -> None:
-    """Look at the configuration: check, show, schema, example.
-
-    \b
-    Example:
-      dropzone config example > dropzone.yaml
-      dropzone -c dropzone.yaml config check
-    """
-
-
-@config.command("check")
-@_AS_JSON
-@click.pass_context
-def config_check(ctx: click.Context, as_json: bool) -> None:
-    """Tell every problem of the configuration at once, with line and column; also tries to read the keys.
-
-    \b
-    Example:
-      dropzone -c dropzone.yaml config check
-    """
-    try:
-        loaded = ctx.obj.load()
-    except ConfigError as error:
-        if not as_json:
-            raise
-        render.json_lines(_problem(error.file, problem) for problem in error.problems)
-        ctx.exit(Exit.CONFIG)
-    if as_json:
-        return
-    for warning in _key_warnings(loaded):
-        click.echo(f"dropzone: {warning}", err=True)
-    for account in loaded.accounts.values():
-        try:
-            account.api_key.read()
-        except DropzoneError as error:  # not a fault of the file: the key may only be readable for the daemon
-            click.echo(f"note: account {account.name}: {error}", err=True)
-    click.echo(f"{loaded.file}: {len(loaded.folders)} folders, {len(loaded.accounts)} accounts, no problems")
-
-
-def _problem(file: str, problem: Problem) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "file": file,
-        "line": problem.line,
-        "column": problem.column,
-        "subject": problem.subject,
-        "what": problem.what,
-        "hint": problem.hint,
-    }
-
-
-@config.command("show")
-@_AS_JSON
-@click.pass_context
-def config_show(ctx: click.Context, as_json: bool) -> None:
-    """Print the configuration as it is understood, with all defaults; keys only as where they come from.
-
-    \b
-    Example:
-      dropzone config show
-    """
-    loaded = ctx.obj.load()
-    if as_json:
-        render.json_lines([configuration.effective(loaded)])
-    else:
-        click.echo(configuration.dump(loaded), nl=False)
-
-
-@config.command("schema")
-def config_schema() -> None:
-    """Print the JSON Schema of the configuration, for editors.
-
-    \b
-    Example:
-      dropzone config schema > dropzone.schema.json
-    """
-    click.echo(json.dumps(configuration.schema(), indent=2))
-
-
-@config.command("example")
-def config_example() -> None:
-    """Print a configuration to begin with, every key explained.
-
-    \b
-    Example:
-      dropzone config example > dropzone.yaml
-    """
-    click.echo(configuration.example(), nl=False)
+settings.add_to(cli)
+care.add_to(cli)
+segments.add_to(cli)
 
 
 @cli.command()
@@ -359,6 +160,36 @@ def demo(ctx: click.Context, keep: bool) -> None:
     from dropzone.cli.demo import play
 
     ctx.exit(play(keep=keep))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete commands, options, IDs, folders and accounts.
+
+    \b
+    Example:
+      dropzone completion bash > /etc/bash_completion.d/dropzone
+      dropzone completion zsh > /usr/local/share/zsh/site-functions/_dropzone
+      dropzone completion fish > ~/.config/fish/completions/dropzone.fish
+    """
+    from dropzone.cli.completing import script
+
+    click.echo(script(cli, shell))
+
+
+@cli.command()
+def man() -> None:
+    """Print the man page.
+
+    \b
+    Example:
+      dropzone man | man -l -
+      dropzone man > /usr/local/share/man/man1/dropzone.1
+    """
+    from dropzone.cli.manual import page
+
+    click.echo(page(cli), nl=False)
 
 
 def _open_streams() -> None:

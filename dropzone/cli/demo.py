@@ -25,6 +25,7 @@ import click
 from dropzone import config as configuration
 from dropzone import operate
 from dropzone.cli import render
+from dropzone.cli.text import colour
 from dropzone.config import Config
 from dropzone.drop import FINISHED, Drop, State
 from dropzone.sandbox import Import, Sandbox
@@ -196,8 +197,9 @@ def _tell_journal(lines: IO[str], watching: threading.Event) -> None:
         if entry["event"] == "watching":
             watching.set()
         where = f"{entry['folder']} {entry['drop'][-4:]}: " if "drop" in entry else ""
-        colour = "yellow" if entry["level"] == "warning" else None
-        click.secho(f"   {entry['timestamp'][11:23]}  {where}{entry['event']}", fg=colour, color=render.colour())
+        warns = entry["level"] == "warning"
+        told = f"   {entry['timestamp'][11:23]}  {where}{entry['event']}"
+        click.secho(told, fg="yellow" if warns else None, color=colour())
 
 
 def _tell_import(arrived: Import) -> None:
@@ -206,7 +208,7 @@ def _tell_import(arrived: Import) -> None:
     click.secho(
         f"   {' ' * 12}  OptiPub got {arrived.rows} rows for {arrived.segment} ({fields}), {answer}",
         fg="cyan",
-        color=render.colour(),
+        color=colour(),
     )
 
 
@@ -214,7 +216,7 @@ def _look_round(config: Config, drops: Iterable[Drop], ended: int) -> None:
     _title(f"The daemon was asked to stop (SIGTERM) and ended with {ended}. 'dropzone queue' now says")
     ledger = open_ledger(config)
     try:
-        render.queue(operate.queue(ledger), time.time())
+        render.say(render.queue(operate.queue(ledger), time.time()))
     finally:
         ledger.close()
     for drop in drops:

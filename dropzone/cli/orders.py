@@ -1,17 +1,21 @@
-"""The orders on drops: hold, release, retry, accept, discard. All take their drops in the same way."""
+"""The orders: hold, release, retry, accept, discard on drops; pause and resume of accounts and folders."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import closing, suppress
+from typing import TYPE_CHECKING
 
 import click
 
 from dropzone import operate
 from dropzone.cli import render
+from dropzone.cli.completing import complete_id, complete_place
 from dropzone.cli.exits import Exit
-from dropzone.config import Config
 from dropzone.errors import OperatorError
+
+if TYPE_CHECKING:
+    from dropzone.config import Glance
 
 _ORDERS = {
     "hold": "Keep waiting drops back until they are released.",
@@ -22,7 +26,8 @@ _ORDERS = {
 }
 _HOW = """{does}
 
-IDs may be cut short; - reads them from standard input; ALL, in capitals, means every drop that the order fits.
+IDs may be cut short, or be the last four characters of one; - reads them from standard input; ALL, in capitals, means
+every drop that the order fits.
 
 \b
 Example:
@@ -35,20 +40,23 @@ def add_to(group: click.Group) -> None:
     """Add a command for each order to `group`."""
     for what in _ORDERS:
         _add(group, what)
+    group.add_command(pause)
+    group.add_command(resume)
 
 
 def _add(group: click.Group, what: str) -> None:
     @group.command(what, help=_HOW.format(what=what, does=_ORDERS[what]), short_help=_ORDERS[what])
-    @click.argument("ids", metavar="ID… | - | ALL", nargs=-1, required=True)
+    @click.argument("ids", metavar="ID… | - | ALL", nargs=-1, required=True, shell_complete=complete_id(what))
     @click.option("--why", default="", metavar="TEXT", help="The reason, for the history and the log.")
     @click.option("--yes", is_flag=True, help="Do not ask back for ALL.")
     @click.pass_context
-    def command(ctx: click.Context, *, ids: tuple[str, ...], why: str, yes: bool) -> None:
+    def command(ctx: click.Context, *, ids: tuple[str, ...], why: str, yes: bool, anew: bool = False) -> None:
         from dropzone import wiring
 
-        loaded = ctx.obj.load()
+        seen = ctx.obj.glance()
         refused = 0
-        for result in wiring.order(loaded, what, _choose(loaded, what, ids, yes=yes), why):
+        config = ctx.obj.load() if anew else None
+        for result in wiring.order(seen, what, _choose(seen, what, ids, yes=yes), why, anew=config):
             refused += isinstance(result, OperatorError)
             with suppress(OSError):  # whoever reads this may have seen enough; the other orders are given all the same
                 if isinstance(result, OperatorError):
@@ -57,12 +65,16 @@ def _add(group: click.Group, what: str) -> None:
                     click.echo(f"{result.id} {result.folder}: {result.state}")
         ctx.exit(Exit.FAILED if refused else Exit.DONE)
 
+    if what == "retry":
+        told = "With the folder's settings of now, not those of its claim."
+        click.option("--anew", is_flag=True, help=told)(command)
 
-def _choose(loaded: Config, what: str, ids: tuple[str, ...], *, yes: bool) -> list[str]:
+
+def _choose(seen: Glance, what: str, ids: tuple[str, ...], *, yes: bool) -> list[str]:
     """The full IDs of the drops that the command line means. Raises OperatorError, before anything is ordered."""
     from dropzone.wiring import open_ledger
 
-    with closing(open_ledger(loaded)) as ledger:
+    with closing(open_ledger(seen)) as ledger:
         if ids == ("ALL",):
             drops = operate.find_drops_for(ledger, what)
             if not drops:
@@ -80,3 +92,47 @@ def _ask_back(what: str, count: int) -> None:
     if not sys.stdin.isatty():
         raise OperatorError(f"{question} Nobody can be asked here", "Add --yes")
     click.confirm(question, abort=True)
+
+
+# --------------------------------------------------------------------------------------------- accounts and folders
+
+_NAMES = click.argument("names", metavar="ACCOUNT|FOLDER…", nargs=-1, required=True, shell_complete=complete_place)
+
+
+@click.command()
+@_NAMES
+@click.option("--why", default="", metavar="TEXT", help="The reason, for `status` and `queue`.")
+@click.pass_context
+def pause(ctx: click.Context, names: tuple[str, ...], why: str) -> None:
+    """Offer nothing more of an account or a folder until it is resumed; files are taken over and checked all the same.
+
+    A name that both have is written as account:NAME or folder:NAME. What is being sent now is sent to its end.
+
+    \b
+    Example:
+      dropzone pause acme-signups --why "wrong campaign"
+    """
+    _switch(ctx.obj.glance(), "pause", names, why)
+
+
+@click.command()
+@_NAMES
+@click.pass_context
+def resume(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Go on with an account or a folder at once, whether a person has paused it or dropzone itself.
+
+    \b
+    Example:
+      dropzone resume main
+    """
+    _switch(ctx.obj.glance(), "resume", names, "")
+
+
+def _switch(seen: Glance, what: str, names: tuple[str, ...], why: str) -> None:
+    from dropzone import wiring
+
+    for name in names:
+        operate.find_place(seen, name)  # all of them are known before the first is changed
+    for name in names:
+        kind, found = wiring.switch(seen, what, name, why)
+        click.echo(f"{kind} {found}: {what}d")

@@ -17,12 +17,14 @@ from pydantic.fields import FieldInfo
 from dropzone.config.model import (
     AccountKeys,
     Config,
+    Create,
     Defaults,
     File,
     Folder,
     FolderKeys,
     Guards,
     Model,
+    Retention,
     Retry,
     Timeouts,
 )
@@ -40,7 +42,8 @@ def effective(config: Config) -> dict[str, Any]:
     """
     top = config.model_dump(mode="json", include={"root", "state_dir", "concurrency"})
     accounts = {name: _written(account) for name, account in config.accounts.items()}
-    folders = {name: _folder(folder) for name, folder in config.folders.items()}
+    drafts = {name: unmade.draft for name, unmade in config.unmade.items()}
+    folders = {name: _folder(folder) for name, folder in (config.folders | drafts).items()}
     return {**top, "accounts": accounts, "folders": folders}
 
 
@@ -55,8 +58,15 @@ def _folder(folder: Folder) -> dict[str, Any]:
 
 
 def _written(model: Model) -> dict[str, Any]:
-    values = model.model_dump(mode="json", exclude={"name", "base"})
-    return {key: value for key, value in values.items() if value is not None}
+    missing = {"segment_id"} if getattr(model, "segment_id", 0) is None else set()  # still to be created
+    return _present(model.model_dump(mode="json", exclude={"name", "base"} | missing))
+
+
+def _present(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the keys that have no value, in sections too."""
+    return {
+        key: _present(value) if isinstance(value, dict) else value for key, value in values.items() if value is not None
+    }
 
 
 class _Dumper(yaml.SafeDumper):
@@ -87,8 +97,8 @@ def schema() -> dict[str, Any]:
     parts = raw["$defs"]
     for key in NO_DEFAULTS:
         del parts["Defaults"]["properties"][key]
-    del parts["Defaults"]["required"]
-    for model in (AccountKeys, Defaults, FolderKeys, Guards, Retry, Timeouts):
+    del parts["Defaults"]["anyOf"]
+    for model in (AccountKeys, Create, Defaults, FolderKeys, Guards, Retention, Retry, Timeouts):
         _write_defaults(parts[model.__name__]["properties"], model)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidied(raw)}
 
@@ -203,13 +213,24 @@ def _rest(model: type[Model], indent: str, told: set[str]) -> Iterator[str]:
                 about = list(_told(field, indent, told))
                 if keys := list(_rest(inside, deeper, told)):
                     yield from about
+                    if defaults[key] is None and not named:  # a section that is not there unless it is wanted
+                        yield f"{indent}{key}:{_EXAMPLE}"
+                        yield from map(_as_example, keys)
+                        continue
                     yield f"{indent}{key}:"
                     yield from [f"{indent}  NAME:"] if named else []
                     yield from keys
             case None if field.description not in told:
                 value = field.examples[0] if field.examples else defaults[key]
                 yield from _told(field, indent, told)
-                yield f"{indent}{key}: {_inline(value)}{'  # an example' if field.examples else ''}"
+                yield f"{indent}{key}: {_inline(value)}{_EXAMPLE if field.examples else ''}"
+
+
+_EXAMPLE = "  # an example"
+
+
+def _as_example(line: str) -> str:
+    return line if line.lstrip().startswith("#") or line.endswith(_EXAMPLE) else line + _EXAMPLE
 
 
 def _told(field: FieldInfo, indent: str, told: set[str]) -> list[str]:

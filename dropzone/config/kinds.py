@@ -385,9 +385,17 @@ def _ip(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
+def _read_web_address(value: object) -> str:
+    text = text_of(value, "an address")
+    if not re.fullmatch(r"https?://[!-~]{1,2000}", text):
+        raise wrong(f"{shown(text)} is no address of a page", "as in https://www.example.com/thanks")
+    return text
+
+
 _ADDRESS_SCHEMA = {"type": "string", "pattern": "^https?://[^/?#@]+[^?#@]*$"}
 BASE_URL = Written(_read_base_url, str, _ADDRESS_SCHEMA)
 PROXY = Written(_read_proxy, str, _ADDRESS_SCHEMA)
+WEB_ADDRESS = Written(_read_web_address, str, {"type": "string", "pattern": "^https?://"})
 
 # ------------------------------------------------------------------------------------------------- secrets
 

@@ -12,7 +12,19 @@ from pydantic import ValidationError
 from dropzone.config import rules, yaml
 from dropzone.config.findings import Findings
 from dropzone.config.kinds import shown
-from dropzone.config.model import AccountKeys, Config, Defaults, File, FolderKeys, Guards, Model, Retry, Timeouts
+from dropzone.config.model import (
+    AccountKeys,
+    Config,
+    Create,
+    Defaults,
+    File,
+    FolderKeys,
+    Guards,
+    Model,
+    Retention,
+    Retry,
+    Timeouts,
+)
 from dropzone.config.yaml import Odd, Place, is_blank
 from dropzone.errors import ConfigError, Problem, printable
 
@@ -155,6 +167,8 @@ _HOMES: dict[str, type[Model]] = {
     "timeouts": Timeouts,
     "guards": Guards,
     "retry": Retry,
+    "retention": Retention,
+    "create": Create,
 }
 
 

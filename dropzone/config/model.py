@@ -7,6 +7,8 @@ not known here but in `rules`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,18 +18,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from dropzone.config import kinds, units
 from dropzone.config.kinds import Written
 from dropzone.config.secret import Secret
+from dropzone.config.terms import DEPARTING, Hash, Mode, key_days_left
 from dropzone.config.units import Share
 from dropzone.config.yaml import is_blank
 from dropzone.errors import DropzoneError
 
-Mode = Literal["subscribe", "unsubscribe", "lead", "suppress"]
-Hash = Literal["none", "md5", "sha256", "sha512"]
-
 # The parts that the upload itself makes; an extra field of that name would silently win or lose against them.
 OWN_FIELDS = ("file", "clear", "activeStatus", "sourceCampaign", "sourcePartner")
 
-DEPARTING = frozenset({"unsubscribe", "suppress"})  # the modes that take people off a list
-KEY_DAYS = 365  # OptiPub's keys end after a year
 
 _BaseUrl = Annotated[str, kinds.BASE_URL]
 _Secret = Annotated[Secret, kinds.SECRET]
@@ -111,9 +109,7 @@ class Account(AccountKeys):
 
     def key_days_left(self, now: float) -> int | None:
         """Whole days until the key's year is over, at `now` (seconds since the epoch); None where nobody said."""
-        if self.key_created is None:
-            return None
-        return KEY_DAYS - int(now // 86_400 - (self.key_created.toordinal() - date(1970, 1, 1).toordinal()))
+        return key_days_left(self.key_created, now)
 
     def key_warning(self, days: int) -> str:
         """What to say of a key with so many days left."""
@@ -155,6 +151,44 @@ class Retry(Model):
     )
     max: Annotated[float, kinds.durations("10ms", "7d")] = Field(
         default=units.read_duration("15m"), description="No delay is longer than this."
+    )
+
+
+class Retention(Model):
+    """How long finished files are kept."""
+
+    done: Annotated[float | None, kinds.or_none(kinds.durations("1d", "3660d"))] = Field(
+        default=None, description="Files in done/ and their logs are deleted after so long; none keeps them for ever."
+    )
+    failed: Annotated[float | None, kinds.or_none(kinds.durations("1d", "3660d"))] = Field(
+        default=None, description="Files in failed/, their logs and rejects likewise."
+    )
+
+
+_Text = Annotated[str, kinds.texts("[^\\x00-\\x1f\\x7f]{0,255}", "a text", "at most 255 characters, in one line")]
+
+
+class Create(Model):
+    """A segment that is to be created once, by `dropzone segment create`."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["publication_id"]})
+
+    name: _Text | None = Field(
+        default=None,
+        description="What the segment is called; the folder's name where nothing else is said.",
+        examples=["Leads of Acme"],
+    )
+    description: _Text = Field(default="", description="What OptiPub shows beside the name.")
+    publication_id: _Positive | None = Field(
+        default=None,
+        description="Needed: the publication whose subscriptions an import into the segment changes.",
+        examples=[7],
+    )
+    auto_responder_id: _Positive | None = Field(
+        default=None, description="Fires when somebody is added; not for suppression segments.", examples=[22]
+    )
+    redirect_url: Annotated[str, kinds.WEB_ADDRESS] | None = Field(
+        default=None, description="The segment's redirect address.", examples=["https://www.example.com/thanks"]
     )
 
 
@@ -227,7 +261,7 @@ def _distinct_columns(value: object) -> object:
 class FolderKeys(Model):
     """One watched folder and the segment that its files go to."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["segment_id"]})
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["segment_id"]}, {"required": ["create"]}]})
 
     path: _Path | None = Field(
         default=None,
@@ -290,6 +324,11 @@ class FolderKeys(Model):
 
     segment_id: _Positive | None = Field(
         default=None, description="The OptiPub segment that the files are imported into.", examples=[100789]
+    )
+    create: Annotated[Create | None, BeforeValidator(_or_empty)] = Field(
+        default=None,
+        description="Instead of segment_id: the segment is created once, by 'dropzone segment create --folder NAME', "
+        "and its id remembered in the ledger.",
     )
     mode: Mode | None = Field(
         default=None,
@@ -355,6 +394,11 @@ class FolderKeys(Model):
     retry: Annotated[Retry, _Section] = Field(
         default=Retry(),
         description="The delays after an attempt that was surely not taken. Defaults are merged key by key.",
+    )
+    retention: Annotated[Retention, _Section] = Field(
+        default=Retention(),
+        description="How long finished files are kept, as 90d. What was accepted is remembered for duplicates all the "
+        "same. Defaults are merged key by key.",
     )
     on_unknown: Annotated[float, kinds.RESENDING] | None = Field(
         default=None,
@@ -441,6 +485,23 @@ class Folder(FolderKeys):
             raise DropzoneError(f"the stored settings of a folder cannot be read: {keys or 'no JSON'}", hint) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Unmade:
+    """A folder whose segment does not exist yet: all its settings but that one are in `draft`."""
+
+    create: Create
+    draft: Folder
+
+    @property
+    def segment_name(self) -> str:
+        """What the segment is to be called."""
+        return self.create.name or self.draft.name
+
+    def made(self, segment_id: int) -> Folder:
+        """The folder once its segment exists."""
+        return self.draft.model_copy(update={"segment_id": segment_id})
+
+
 class TopKeys(Model):
     """What concerns the whole installation."""
 
@@ -470,8 +531,8 @@ class File(TopKeys):
     )
     defaults: Annotated[Defaults, _Section] = Field(
         default=Defaults(),
-        description="Any key of a folder except path, spool and segment_id, for all folders that do not have it. "
-        "A key of one mode, such as source_partner, counts for the folders of that mode.",
+        description="Any key of a folder except path, spool, segment_id and create, for all folders that do not have "
+        "it. A key of one mode, such as source_partner, counts for the folders of that mode.",
     )
     folders: dict[_Name, FolderKeys] | None = Field(
         default=None, description="The watched folders by name; each feeds one segment."
@@ -486,3 +547,10 @@ class Config(TopKeys):
     state_dir: _Path
     accounts: dict[str, Account]
     folders: dict[str, Folder]
+    unmade: dict[str, Unmade]  # folders whose segment is still to be created: nothing is taken over there
+
+    def with_segments(self, ids: Mapping[str, int]) -> Config:
+        """The same with the segments of these folders (name to id) created, as far as they were still to be."""
+        made = {name: unmade.made(ids[name]) for name, unmade in self.unmade.items() if name in ids}
+        left = {name: unmade for name, unmade in self.unmade.items() if name not in ids}
+        return self.model_copy(update={"folders": self.folders | made, "unmade": left})

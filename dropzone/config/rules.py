@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dropzone.config.findings import Findings
-from dropzone.config.model import Account, AccountKeys, Config, File, Folder, FolderKeys, Model, TopKeys
+from dropzone.config.model import Account, AccountKeys, Config, File, Folder, FolderKeys, Model, TopKeys, Unmade
 from dropzone.config.yaml import Place, subject
 from dropzone.errors import printable
 
@@ -28,7 +28,7 @@ KEYS_OF_MODE = {
 }
 # What the rules compare. Where one of them is wrong in itself it counts as unknown, not as its default.
 _JUDGED = ("path", "spool", "account", "segment_id", "mode", "clear", "hash", "hash_plain", "order_group", "supersede")
-NO_DEFAULTS = ("path", "spool", "segment_id")  # two folders cannot share them
+NO_DEFAULTS = ("path", "spool", "segment_id", "create")  # two folders cannot share them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,9 @@ def resolve(keys: File, file: Path, findings: Findings) -> Config | None:
     accounts = _account_names(findings)
     entries = [_merged(name, own, keys, accounts, findings) for name, own in (keys.folders or {}).items()]
     for entry in entries:
-        _check_present(("segment_id",), entry.own, entry.place(), findings)
+        if entry.own.create is None and not findings.is_spoiled(entry.place("create")):
+            _check_present(("segment_id",), entry.own, entry.place(), findings)
+        _check_create(entry, findings)
         _check_mode(entry, findings)
         _check_account(entry, accounts, findings)
         _check_limits(entry, findings)
@@ -73,10 +75,14 @@ def _built(keys: File, file: Path, entries: list[_Entry]) -> Config:
     assert keys.root is not None  # what is missing is a finding
     assert keys.state_dir is not None
     accounts = {name: _account(name, account) for name, account in (keys.accounts or {}).items()}
-    folders = {}
+    folders, unmade = {}, {}
     for entry in entries:
         values = entry.values | {"name": entry.name, "base": entry.values["spool"] or keys.root}
-        folders[entry.name] = Folder.model_construct(**values)  # each value was checked in its own place already
+        folder = Folder.model_construct(**values)  # each value was checked in its own place already
+        if entry.own.create is None:
+            folders[entry.name] = folder
+        else:
+            unmade[entry.name] = Unmade(entry.own.create, folder)
     return Config.model_construct(
         file=file,
         root=keys.root,
@@ -84,6 +90,7 @@ def _built(keys: File, file: Path, entries: list[_Entry]) -> Config:
         concurrency=keys.concurrency,
         accounts=accounts,
         folders=folders,
+        unmade=unmade,
     )
 
 
@@ -182,6 +189,20 @@ def _check_mode(entry: _Entry, findings: Findings) -> None:
         if entry.values["hash"] == "none" and entry.values["hash_plain"]:
             what = "cannot be with hash: none, which takes plain addresses as they are"
             findings.refuse(entry.origin("hash_plain"), what, "remove it, or name the segment's hash")
+
+
+def _check_create(entry: _Entry, findings: Findings) -> None:
+    create = entry.own.create
+    if create is None:
+        return
+    if entry.own.segment_id is not None:
+        what = "means nothing beside segment_id: that segment is there already"
+        findings.refuse(entry.place("create"), what, "keep one of the two", at_key=True)
+    if create.publication_id is None and not findings.has_spoiled(entry.place("create")):
+        findings.refuse(entry.place("create", "publication_id"), "is missing", "as in 'publication_id: 7'")
+    if create.auto_responder_id is not None and entry.values["mode"] == "suppress":
+        what = "means nothing with mode suppress: nobody is added to a list"
+        findings.refuse(entry.place("create", "auto_responder_id"), what, "remove it", at_key=True)
 
 
 def _check_needed(entry: _Entry, key: str, hint: str, findings: Findings) -> None:

@@ -31,10 +31,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from dropzone import readiness
-from dropzone.config import Config, Folder
 from dropzone.drop import Drop, is_id
 from dropzone.errors import FolderError
 from dropzone.folders import layout
@@ -54,6 +53,9 @@ from dropzone.folders.system import (
     translated,
 )
 from dropzone.readiness import Look, Seen, marker_name
+
+if TYPE_CHECKING:  # the models are slow to load, and `where_is` is asked without them
+    from dropzone.config import Config, Folder
 
 ORIGINAL, ORIGIN, MARKER, PREPARED, REJECTS, LOG, CHECKS = (
     "original", "origin", "marker", "prepared.csv", "rejects.csv", "log", "checks",
@@ -161,6 +163,11 @@ class Folders:
         """The inbox of `folder`, open for looking. Raises FolderError when it is not there, or not a folder."""
         with opened_inbox(folder) as inbox:
             yield inbox
+
+    def names(self, folder: Folder) -> list[bytes]:
+        """The names in the inbox of `folder`, in no order. Raises FolderError when it cannot be listed."""
+        with opened_inbox(folder) as inbox:
+            return inbox.names()
 
     def look(self, folder: Folder, name: bytes) -> Look | None:
         """What `name` looks like now, without following links; None when it is gone."""

@@ -12,12 +12,15 @@ import shlex
 import stat
 from collections.abc import Iterator
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from dropzone import readiness
-from dropzone.config import Folder
 from dropzone.errors import FolderError, printable
 from dropzone.folders.system import OPEN_FILE, is_local, look_at, open_path, opened_at, translated
 from dropzone.readiness import Candidate, Look, Probe, Reading, Seen, Unread, Verdict, judge, marker_name
+
+if TYPE_CHECKING:  # the models are slow to load, and not every question is about settings
+    from dropzone.config import Folder
 
 _MISSING = "Make it with 'dropzone init', or mend `path:`"
 
@@ -78,18 +81,21 @@ class Inbox:
             os.fsync(fd)
             return reading
 
-    def verdict(self, name: bytes, *, thorough: bool = False) -> Verdict | None:
-        """What a fresh look says of `name`, for people: what it lacks beside quiet time. None when it is gone.
+    def verdict(
+        self, name: bytes, candidate: Candidate | None = None, *, now: float = 0.0, thorough: bool = False
+    ) -> Verdict | None:
+        """What a fresh look says of `name`, for people. None when it is gone.
 
-        `thorough` reads it to its end where only that tells; without it the answer then is `Unread`. Changes nothing,
-        and knows nothing of what the daemon remembers. Raises FolderError when it cannot be read.
+        What is known of it is in `candidate`; without one the answer is what it lacks beside quiet time. `thorough`
+        reads it to its end where only that tells; without it the answer then is `Unread`. Changes nothing on disk.
+        Raises FolderError when it cannot be read.
         """
         if (seen := self.see(name)) is None:
             return None
-        candidate = Candidate.calm(self.folder, now=0.0)
+        candidate = candidate or Candidate.calm(self.folder, now)
 
         def judged() -> Verdict:
-            return judge(candidate, seen, self.folder, now=0.0, ask=lambda: self.probe(name, seen.file))
+            return judge(candidate, seen, self.folder, now=now, ask=lambda: self.probe(name, seen.file))
 
         found = judged()
         if isinstance(found, Unread) and thorough:
@@ -147,10 +153,13 @@ def _readable(folder: Folder, name: bytes, directory: int) -> str:
         return ""
     path = folder.path / os.fsdecode(name)
     commands = []
-    if st.st_gid not in (os.getegid(), *os.getgroups()):
-        commands.append(f"chgrp {os.getegid()}")
-    if not st.st_mode & stat.S_IRGRP:
-        commands.append("chmod g+r")
+    if st.st_uid == os.geteuid():
+        commands = [] if st.st_mode & stat.S_IRUSR else ["chmod u+r"]
+    else:
+        if st.st_gid not in (os.getegid(), *os.getgroups()):
+            commands.append(f"chgrp {os.getegid()}")
+        if not st.st_mode & stat.S_IRGRP:
+            commands.append("chmod g+r")
     if not commands:
         return "Its mode allows it, so something else does not: an ACL, or a security module"
     if printable(str(path)) == str(path):

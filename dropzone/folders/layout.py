@@ -15,11 +15,14 @@ import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dropzone.config import Config, Folder
 from dropzone.errors import FolderError
 from dropzone.folders.inbox import Inbox, opened_inbox
 from dropzone.folders.system import mount_id, opened_path, translated
+
+if TYPE_CHECKING:  # the models are slow to load, and not every question is about settings
+    from dropzone.config import Config, Folder
 
 _INBOX, _WORK, _RESULTS = 0o2770, 0o700, 0o750
 

@@ -47,6 +47,27 @@ class Pause:
     at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The unfinished drops of one folder in one state, together."""
+
+    folder: str
+    state: State
+    count: int
+    size: int  # bytes of all of them
+    oldest_at: float  # when the oldest was claimed
+    due_at: float  # when the next one is due
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentNote:
+    """A segment that somebody had created: `id` is None while nobody knows whether OptiPub did so."""
+
+    by: str
+    at: float
+    id: int | None = None
+
+
 class Reader(Protocol):
     """The questions. Never blocks the writer and never changes anything."""
 
@@ -58,9 +79,18 @@ class Reader(Protocol):
         """The drop `id`, or None."""
 
     def find_drops(
-        self, *, states: Iterable[State] | None = None, folder: str | None = None, prefix: str = "", limit: int = -1
+        self,
+        *,
+        states: Iterable[State] | None = None,
+        folder: str | None = None,
+        prefix: str = "",
+        suffix: str = "",
+        limit: int = -1,
     ) -> list[Drop]:
-        """Drops in the order of their claims: of these `states`, this `folder`, ids beginning with `prefix`."""
+        """Drops in the order of their claims: of these `states`, this `folder`, IDs beginning and ending so."""
+
+    def find_named(self, folder: str, name: bytes, *, limit: int) -> list[Drop]:
+        """The drops that came as `name` into `folder`, the last ones first."""
 
     def open_lanes(self) -> list[tuple[str, str]]:
         """(lane, drop ID) of everything that is not finished and keeps its lane, in the order of the claims.
@@ -77,8 +107,14 @@ class Reader(Protocol):
     def segment_facts(self, account: str, segment_id: int, folder: str) -> SegmentFacts | None:
         """What `folder` last got accepted for this segment, or None."""
 
+    def accepted_last(self) -> dict[str, SegmentFacts]:
+        """What each folder last got accepted, by its name, whatever the segment was."""
+
     def account_facts(self, account: str) -> AccountFacts:
         """What is known of the account."""
+
+    def standings(self) -> list[Standing]:
+        """All that is not finished, by folder and state; the cost is that of the open drops, not of the ledger."""
 
     def paused_folders(self) -> Mapping[str, Pause]:
         """The folders that a person has paused, by name."""
@@ -94,6 +130,15 @@ class Reader(Protocol):
 
     def counts(self) -> dict[tuple[str, State], int]:
         """How many drops there are per (folder, state), finished ones included."""
+
+    def segment_notes(self) -> dict[tuple[str, str], SegmentNote]:
+        """The segments that were asked for, by account and name."""
+
+    def latest_at(self) -> float | None:
+        """When the newest event was committed, in seconds since the epoch; None where there is none."""
+
+    def find_damage(self) -> str:
+        """What is wrong with the store in itself, or an empty string; reads all of it."""
 
     def close(self) -> None:
         """Let go of the store."""
@@ -111,6 +156,9 @@ class Ledger(Reader, Protocol):
 
         Raises IllegalEvent (nothing is changed) and LedgerError (nothing is changed).
         """
+
+    def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:
+        """Commit what is known of a segment that is to be created; None forgets it. Durable on return."""
 
     def claim(self, claims: Sequence[tuple[str, Claimed]], *, at: float) -> list[Drop]:
         """Commit several `Claimed` events at once, in this order. Durable on return."""

@@ -15,7 +15,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from dropzone.account import AccountFacts, Condition, after
@@ -29,13 +29,15 @@ from dropzone.drop import (
     Drop,
     Entry,
     Event,
+    Expired,
     Lost,
     Refused,
+    Retried,
     State,
     apply,
 )
 from dropzone.errors import IllegalEvent, LedgerError
-from dropzone.ledger import Attempt, Pause, SegmentFacts, codec
+from dropzone.ledger import Attempt, Pause, SegmentFacts, SegmentNote, Standing, codec
 
 # Each entry brings the schema one version further; PRAGMA user_version says how far a file is. Never edit an old one.
 MIGRATIONS = (
@@ -108,6 +110,8 @@ MIGRATIONS = (
 )
 
 FILE_NAME = "ledger.db"
+LIBRARY = sqlite3.sqlite_version  # for the diagnosis
+_SEGMENT = "segment "  # before ACCOUNT/NAME in the facts: what is known of a segment that was to be created
 _COLUMNS = tuple(field.name for field in fields(Drop))
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM drops"
 _INSERT = f"INSERT INTO drops ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -162,7 +166,13 @@ class SQLiteReader:
         return _drop(row) if row else None
 
     def find_drops(
-        self, *, states: Iterable[State] | None = None, folder: str | None = None, prefix: str = "", limit: int = -1
+        self,
+        *,
+        states: Iterable[State] | None = None,
+        folder: str | None = None,
+        prefix: str = "",
+        suffix: str = "",
+        limit: int = -1,
     ) -> list[Drop]:
         where, values = ["id >= ? AND id < ?"], [prefix, prefix + "~"]
         if states is not None:
@@ -174,8 +184,18 @@ class SQLiteReader:
         if folder is not None:
             where.append("folder = ?")
             values.append(folder)
+        if suffix:
+            where.append("substr(id, -length(?)) = ?")
+            values += [suffix, suffix]
         with self._reading() as db:
             rows = db.execute(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?", (*values, limit))
+            return [_drop(row) for row in rows]
+
+    def find_named(self, folder: str, name: bytes, *, limit: int) -> list[Drop]:
+        with self._reading() as db:
+            rows = db.execute(
+                f"{_SELECT} WHERE folder = ? AND name = ? ORDER BY seq DESC LIMIT ?", (folder, name, limit)
+            )
             return [_drop(row) for row in rows]
 
     def open_lanes(self) -> list[tuple[str, str]]:
@@ -208,6 +228,11 @@ class SQLiteReader:
                 (account, segment_id, folder),
             ).fetchone()
         return SegmentFacts(drop_id=row[0], rows=row[1], at=row[2]) if row else None
+
+    def accepted_last(self) -> dict[str, SegmentFacts]:
+        with self._reading() as db:
+            rows = db.execute("SELECT folder, drop_id, rows, at FROM segments ORDER BY at").fetchall()
+        return {folder: SegmentFacts(drop_id=drop_id, rows=count, at=at) for folder, drop_id, count, at in rows}
 
     def account_facts(self, account: str) -> AccountFacts:
         with self._reading() as db:
@@ -248,10 +273,40 @@ class SQLiteReader:
             ).fetchone()
         return int(count)
 
+    def standings(self) -> list[Standing]:
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT folder, state, count(*), sum(size), min(claimed_at), min(due_at) FROM drops "
+                "WHERE state NOT IN ('done', 'failed') GROUP BY folder, state"
+            ).fetchall()
+        return [
+            Standing(folder=folder, state=State(state), count=count, size=size, oldest_at=oldest_at, due_at=due_at)
+            for folder, state, count, size, oldest_at, due_at in rows
+        ]
+
     def counts(self) -> dict[tuple[str, State], int]:
         with self._reading() as db:
             rows = db.execute("SELECT folder, state, count(*) FROM drops GROUP BY folder, state").fetchall()
         return {(folder, State(state)): count for folder, state, count in rows}
+
+    def segment_notes(self) -> dict[tuple[str, str], SegmentNote]:
+        with self._reading() as db:
+            rows = db.execute(f"SELECT name, value FROM facts WHERE name GLOB '{_SEGMENT}*'").fetchall()
+        notes = {}
+        for name, value in rows:
+            account, _, segment = name.removeprefix(_SEGMENT).partition("/")  # no account has a / in its name
+            notes[account, segment] = SegmentNote(**json.loads(value))
+        return notes
+
+    def latest_at(self) -> float | None:
+        with self._reading() as db:
+            row = db.execute("SELECT at FROM events ORDER BY n DESC LIMIT 1").fetchone()
+        return row[0] if row else None
+
+    def find_damage(self) -> str:
+        with self._reading() as db:
+            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        return "" if found == "ok" else str(found)
 
     def close(self) -> None:
         with self._lock:
@@ -322,6 +377,14 @@ class SQLiteLedger(SQLiteReader):
         (drop,) = self._commit(_Wanted(events=[(id, event)], at=at))
         return drop
 
+    def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:
+        key = f"{_SEGMENT}{account}/{name}"
+        with self._writing("a segment's note") as db:
+            if note is None:
+                db.execute("DELETE FROM facts WHERE name = ?", (key,))
+            else:
+                db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(asdict(note))))
+
     def claim(self, claims: Sequence[tuple[str, Claimed]], *, at: float) -> list[Drop]:
         return self._commit(_Wanted(events=claims, at=at))
 
@@ -383,6 +446,14 @@ class SQLiteLedger(SQLiteReader):
                 self._end_attempt(db, drop, "deferred", status, cause, at)
             case Lost(status=status, cause=cause):
                 self._end_attempt(db, drop, "lost", status, cause, at)
+            case Retried(settings=settings) if settings:  # the one way in which these columns ever change
+                db.execute(
+                    "UPDATE drops SET settings = ?, account = ?, segment_id = ?, lane = ? WHERE id = ?",
+                    (drop.settings, drop.account, drop.segment_id, drop.lane, drop.id),
+                )
+            case Expired():  # the row stays, with the digest by which a duplicate is known
+                db.execute("DELETE FROM events WHERE drop_id = ? AND kind != 'Expired'", (drop.id,))
+                db.execute("DELETE FROM attempts WHERE drop_id = ?", (drop.id,))
             case _:
                 pass
         if isinstance(event, Accepted):

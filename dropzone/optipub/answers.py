@@ -100,7 +100,7 @@ def read_answer(signal: Answer | Break, offer: Offer) -> Outcome:
     match status:
         case 201:
             return _read_created(signal, offer)
-        case 302 if _names_login(signal.location, offer):
+        case 302 if names_login(signal.location, offer):
             what = f"it does not know the API key of account {offer.account}. {_NEW_KEY}"
             return _pause(signal, offer, f", its login page: {what}")
         case 301 | 303 | 307 | 308:
@@ -123,7 +123,7 @@ def read_answer(signal: Answer | Break, offer: Offer) -> Outcome:
         case _ if status == 302 or 400 <= status < 500:
             mend = _MENDS.get(status, _CHECK)
             blame = f"{_answered(signal, offer)}: it refused the import into segment {offer.segment_id}. {mend}"
-            return Refused(status=status, blame=offer.line(blame), evidence=_said(signal, offer))
+            return Refused(status=status, blame=offer.line(blame), evidence=said(signal, offer))
         case _ if 200 <= status < 300:
             return _lose(signal, offer, "which is not its 'Import created' (201); a login page or a proxy answers so")
         case _:
@@ -140,10 +140,10 @@ def _read_created(answer: Answer, offer: Offer) -> Outcome:
         return _lose(answer, offer, "but the answer broke off")
     match _parse(answer.body):
         case {"error": False}:
-            return Accepted(status=answer.status, body=_said(answer, offer))
+            return Accepted(status=answer.status, body=said(answer, offer))
         case {"error": True}:
             blame = f"OptiPub answered 201 with an error: it refused the import into segment {offer.segment_id}. "
-            return Refused(status=answer.status, blame=offer.line(blame + _CHECK), evidence=_said(answer, offer))
+            return Refused(status=answer.status, blame=offer.line(blame + _CHECK), evidence=said(answer, offer))
         case _:
             return _lose(answer, offer, "but not in the way that it announces an import")
 
@@ -190,7 +190,7 @@ def _look(offer: Offer) -> str:
     return f"Look in OptiPub for an import of {offer.filename} before it is sent again"
 
 
-def _names_login(location: str, offer: Offer) -> bool:
+def names_login(location: str, offer: Offer) -> bool:
     """Whether `location` is a page where people sign in. Only whole path segments and foreign host names count."""
     try:
         target, ours = urlsplit(location), urlsplit(offer.base_url)
@@ -221,11 +221,11 @@ def _retry_after_s(text: str, at: float) -> float | None:
 
 
 def _quoted(answer: Answer, offer: Offer) -> str:
-    said = _said(answer, offer)
-    return f". It said: {said}" if said else ""
+    words = said(answer, offer)
+    return f". It said: {words}" if words else ""
 
 
-def _said(answer: Answer, offer: Offer) -> str:
+def said(answer: Answer, offer: Offer) -> str:
     """The reasons in JSON of Laravel's kind, the words of a page, or the text as it came; one short line."""
     reasons = _reasons(_parse(answer.body))
     text = reasons or _words(offer.conceal(answer.body.decode("utf-8", "replace"))[:_PAGE_LIMIT])

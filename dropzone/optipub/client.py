@@ -21,6 +21,7 @@ from dropzone.drop import Drop, delay
 from dropzone.errors import ENVIRONMENT_ERRNOS, DropzoneError, FolderError, printable
 from dropzone.optipub.answers import Answer, Break, Offer, Outcome, read_answer
 from dropzone.optipub.form import Body, build_form
+from dropzone.optipub.tls import tls_context
 
 # A connection is used again only while it is provably fresh. A server that closes an idle one does so after 5 s or
 # more; had we written a small file into it just then, the kernel would have taken it all, the request would count as
@@ -36,7 +37,7 @@ _PIECE = {"http": 4 << 20, "https": 1 << 20}
 
 # All that httpx lets out while it works: its own, and what slips through it from below (a host name that cannot be
 # encoded is a UnicodeError, an assertion of the pool is one still). What they mean is decided by what had left.
-_FAULTS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError, AssertionError)
+FAULTS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError, AssertionError)
 
 # X509_V_ERR_… of OpenSSL, as SSLCertVerificationError.verify_code has them.
 _CERTIFICATES = {
@@ -184,7 +185,7 @@ class OptiPub:
             if self._idle:
                 return self._idle.pop()
             if self._tls is None:
-                self._tls = _tls_context(self.account)
+                self._tls = tls_context(self.account)
         try:
             return _Line(self.account, self._tls)
         except (ImportError, ValueError, httpx.InvalidURL):
@@ -208,25 +209,6 @@ class OptiPub:
         for line in idle:
             line.transport.close()
         self.limits.close()
-
-
-def _tls_context(account: Account) -> ssl.SSLContext:
-    if account.proxy and not account.base_url.startswith("https:"):
-        message = f"account {account.name} has a proxy, and a base_url that is not https: the proxy would see the key"
-        raise DropzoneError(message, "Remove proxy: from the account, or use https")
-    # Not create_default_context(): it writes the session's secrets to where SSLKEYLOGFILE points, and from Python 3.13
-    # on refuses private authorities for a missing extension. The machine's own authorities, not certifi's: these are
-    # kept current by the distribution through the years that the daemon runs.
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    tls.load_default_certs()
-    if account.ca_file is not None:
-        try:
-            tls.load_verify_locations(cafile=account.ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            message = f"the ca_file {printable(str(account.ca_file))} of account {account.name} cannot be used"
-            why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-            raise DropzoneError(f"{message}: {why}", "It must be a readable file of PEM certificates") from error
-    return tls
 
 
 # ------------------------------------------------------------------------------------------------------ upload
@@ -315,11 +297,11 @@ class Upload:
     def _exchange(self) -> Answer | Break:
         try:
             response = self._line.transport.handle_request(self._request)
-        except _FAULTS as fault:
+        except FAULTS as fault:
             return self._broken(fault)
         body, ended = bytearray(), False
         # Whatever breaks from here on, the status has been heard.
-        with contextlib.suppress(*_FAULTS), contextlib.closing(response):
+        with contextlib.suppress(*FAULTS), contextlib.closing(response):
             for piece in response.iter_raw():
                 body += piece
                 if len(body) > ANSWER_LIMIT:
@@ -355,7 +337,7 @@ class Upload:
                 raise FolderError(
                     "connect to", where, cause, "Free some, or raise the limits of the service"
                 ) from fault
-        return _in_words(fault, where, timeouts.connect, timeouts.write, timeouts.read)
+        return in_words(fault, where, timeouts.connect, timeouts.write, timeouts.read)
 
 
 def _chain(fault: BaseException | None) -> Iterator[BaseException]:
@@ -365,7 +347,8 @@ def _chain(fault: BaseException | None) -> Iterator[BaseException]:
         fault = fault.__cause__ or fault.__context__
 
 
-def _in_words(fault: Exception, where: str, connect_s: float, write_s: float, read_s: float) -> Break:
+def in_words(fault: Exception, where: str, connect_s: float, write_s: float, read_s: float) -> Break:
+    """What `fault`, met on the way to `where`, means, and what mends it; the times are the limits that were set."""
     for cause in _chain(fault):
         match cause:
             case ssl.SSLCertVerificationError(verify_code=code, verify_message=message):

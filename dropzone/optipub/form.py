@@ -10,7 +10,7 @@ from dropzone.config import Folder
 from dropzone.errors import DropzoneError, FolderError
 
 
-def _parts(folder: Folder) -> Iterator[tuple[str, str]]:
+def fields_of(folder: Folder) -> Iterator[tuple[str, str]]:
     """The fields beside the file, exactly those that the mode is documented with, in the documented order."""
     yield "clear", "1" if folder.clear else "0"
     match folder.mode:
@@ -39,7 +39,7 @@ def build_form(folder: Folder, filename: str, boundary: str) -> tuple[bytes, byt
     head += "Content-Type: text/csv\r\n\r\n"
     tail = "".join(
         f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="{_escape(name)}"\r\n\r\n{_lines(value)}'
-        for name, value in _parts(folder)
+        for name, value in fields_of(folder)
     )
     try:
         return head.encode("ascii"), f"{tail}\r\n--{boundary}--\r\n".encode()

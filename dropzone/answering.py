@@ -1,0 +1,102 @@
+"""What a request at the control socket means: questions are answered at once, orders by the loop, between two steps.
+
+Knows daemon and ledger, and nothing of sockets (`control`) or of which orders a state allows (`operate`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict
+from typing import Any
+
+from dropzone import __version__, operate
+from dropzone.daemon import Daemon
+from dropzone.drop import Drop, Event
+from dropzone.errors import DropzoneError, printable
+from dropzone.ledger import Ledger, SegmentNote
+from dropzone.progress import Board
+
+_PATIENCE_S = 20.0  # the loop may be waiting for a disk; then the asker is told, and nothing is done later
+
+Answer = dict[str, Any]
+
+
+class Answering:
+    """Called with each request and the name of the user who sent it; gives the answer. In the socket's own thread."""
+
+    def __init__(self, daemon: Daemon, ledger: Ledger, board: Board, *, now: Callable[[], float] = time.time) -> None:
+        self._daemon = daemon
+        self._ledger = ledger
+        self._board = board
+        self._now = now
+        self._since = now()
+
+    def __call__(self, request: dict[str, Any], by: str) -> Answer:
+        if "ask" in request:
+            return self._health()
+        # Escaped: JSON can carry halves of characters that neither the ledger nor the journal could write.
+        what, id, why, kind = (printable(str(request.get(name, ""))) for name in ("order", "id", "why", "kind"))
+        match what:
+            case "note segment":
+                return self._note_segment(request)
+            case "prune":
+                self._daemon.call(self._daemon.keep)
+                return {}
+            case "pause" | "resume" if kind:
+                return self._by_loop(lambda: self._switch(what, kind, id, by=by, why=why))
+            case _:
+                anew = bool(request.get("anew"))
+                return self._by_loop(lambda: self._order(what, id, by=by, why=why, anew=anew), what=what, id=id)
+
+    def _health(self) -> Answer:
+        """How the daemon is, and how far it is with what. Never by the loop, which may be waiting for a disk."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "since": self._since,
+            "fault": self._daemon.fault,
+            "steps": {id: asdict(step) for id, step in self._board.steps().items()},
+        }
+
+    def _note_segment(self, request: dict[str, Any]) -> Answer:
+        note = SegmentNote(**request["note"]) if request["note"] else None
+        self._ledger.note_segment(str(request["account"]), str(request["name"]), note)
+        return {}
+
+    def _switch(self, what: str, kind: str, name: str, *, by: str, why: str) -> Answer:
+        def carry_out() -> None:
+            operate.switch(self._ledger, what, kind, name, by=by, why=why, at=self._now())
+
+        self._daemon.switch(kind, name, carry_out)
+        return {}
+
+    def _order(self, what: str, id: str, *, by: str, why: str, anew: bool) -> Answer:
+        def carry_out(drop: Drop) -> tuple[Drop, Event]:
+            folders = self._daemon.config.folders if anew else None
+            return operate.order(self._ledger, what, drop, by=by, why=why, at=self._now(), folders=folders)
+
+        return {"state": self._daemon.order(id, carry_out).state}
+
+    def _by_loop(self, act: Callable[[], Answer], *, what: str = "", id: str = "") -> Answer:
+        """Have the loop do it, for a drop once nobody works on it; the asker is told what came of it."""
+        answered: Future[Answer] = Future()
+
+        def carry_out() -> None:
+            if id and not answered.cancelled() and self._daemon.order_later(what, id, carry_out):
+                return
+            if not answered.set_running_or_notify_cancel():
+                return  # the asker was told that it was not done
+            try:
+                answered.set_result(act())
+            except DropzoneError as error:
+                answered.set_result({"error": error.message, "hint": error.hint})
+
+        self._daemon.call(carry_out)
+        try:
+            return answered.result(timeout=_PATIENCE_S)
+        except TimeoutError:
+            answered.cancel()
+            return {"error": "the daemon is busy", "hint": "Try again in a moment"}

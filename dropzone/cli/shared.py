@@ -1,0 +1,99 @@
+"""What commands share: which configuration was named, and options that mean the same everywhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dropzone.cli.text import colour
+
+if TYPE_CHECKING:
+    from dropzone.config import Config, Glance
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of text.")
+
+
+def watching(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--watch`` and ``--every`` to a command that can be repeated."""
+    period = click.FloatRange(0.1, 3600)
+    for option in (
+        click.option("--every", type=period, default=1.0, metavar="SECONDS", help="How often --watch looks; 1."),
+        click.option("-w", "--watch", is_flag=True, help="Look again and again, until Ctrl-C."),
+    ):
+        command = option(command)
+    return command
+
+
+class Context:
+    """Which configuration was named; read when a command needs it."""
+
+    def __init__(self, named: Path | None) -> None:
+        self._named = named
+
+    @property
+    def path(self) -> Path:
+        """The configuration file. Raises ConfigError where there is none."""
+        from dropzone.wiring import find_config
+
+        return find_config(self._named)
+
+    def load(self) -> Config:
+        """The whole configuration. Raises ConfigError."""
+        from dropzone.wiring import load
+
+        return load(self.path)
+
+    def glance(self) -> Glance:
+        """What a question needs of it. Raises ConfigError where not even that can be read."""
+        from dropzone.wiring import glance
+
+        return glance(self.path)
+
+
+def repeat(lines: Callable[[], tuple[Iterable[str], bool]], *, every_s: float) -> None:
+    """Show what `lines` gives, again every `every_s` seconds, until Ctrl-C or until it says that this is the end.
+
+    On a terminal it stays in its place, cut to the screen; in a pipe it is printed anew, with an empty line between.
+    """
+    if not sys.stdout.isatty():
+        _reprint(lines, every_s)
+        return
+    # Only here, because loading it takes as long as answering.
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(no_color=colour() is False, highlight=False, markup=False)
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            shown, ended = lines()
+            text = Text.from_ansi("\n".join(shown), no_wrap=True, overflow="ellipsis")
+            live.update(text, refresh=True)
+            if ended:
+                return
+            _pause(every_s)
+
+
+def _reprint(lines: Callable[[], tuple[Iterable[str], bool]], every_s: float) -> None:
+    while True:
+        shown, ended = lines()
+        click.echo("\n".join(shown))
+        if ended:
+            return
+        _pause(every_s)
+        click.echo()
+
+
+def _pause(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+def now() -> float:
+    """The time for people, in seconds since the epoch."""
+    return time.time()

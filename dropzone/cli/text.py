@@ -1,0 +1,159 @@
+"""Text for terminals and pipes: how wide it is, tables that fit, sizes and ages for people. Knows nothing of drops.
+
+On a terminal a table is made to fit: long names lose their beginnings, and columns that say least are left out. In a
+pipe nothing is cut, because whoever reads there has no edge.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import click
+
+
+def colour() -> bool | None:
+    """What click is to be told about colours: False where NO_COLOR forbids them, None for terminals only."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
+def screen_width() -> int | None:
+    """How many columns the terminal on standard output has; None in a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def width(text: str) -> int:
+    """How many columns `text` takes: two for a wide character, none for one that combines."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def short(text: str, length: int) -> str:
+    """`text` cut to `length` columns, the end kept: it is what names differ in."""
+    if width(text) <= length:
+        return text
+    kept, taken = 0, 1
+    for char in reversed(text):
+        taken += width(char)
+        if taken > length:
+            break
+        kept += 1
+    return "…" + text[len(text) - kept :]
+
+
+def pad(text: str, length: int, *, right: bool = False) -> str:
+    """`text` filled up with blanks to `length` columns, in front of it with `right`."""
+    blanks = " " * (length - width(text))
+    return blanks + text if right else text + blanks
+
+
+def size(count: float) -> str:
+    """Bytes for people: ``812 B``, ``1.4 MiB``."""
+    number, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if number < 1024 or unit == "TiB":
+            break
+        number /= 1024
+    return f"{int(count)} B" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def age(seconds: float) -> str:
+    """A time span for people: ``42s``, ``17m``, ``5h``, ``3d``."""
+    seconds = max(0.0, seconds)
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def many(count: int, what: str) -> str:
+    """``1 drop``, ``3 drops``, ``1,200 drops``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def bar(share: float, length: int = 20) -> str:
+    """How far something is, drawn in `length` characters."""
+    full = round(max(0.0, min(share, 1.0)) * length)
+    return "#" * full + "-" * (length - full)
+
+
+def below(text: str, indent: str = "     ") -> Iterator[str]:
+    """A sentence under a line of a table, wrapped where there is an edge."""
+    columns = screen_width()
+    if columns is None:
+        yield indent + text
+        return
+    yield from textwrap.wrap(
+        text, max(columns, 40), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ tables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column: `least` is how narrow it may be made, `optional` that it may be left out where it gets tight."""
+
+    heading: str
+    least: int | None = None
+    optional: bool = False
+    right: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """The cells of one line, the colour of its first, and sentences below it."""
+
+    cells: Sequence[str]
+    colour: str | None = None
+    below: Sequence[str] = ()
+
+
+def table(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
+    """The lines of a table, its headings in bold, made to fit the terminal if there is one."""
+    cells = [[column.heading for column in columns], *(list(row.cells) for row in rows)]
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    _fit(columns, widths, screen_width())
+    yield click.style(_line(cells[0], columns, widths), bold=True)
+    for row, texts in zip(rows, cells[1:], strict=True):
+        line = _line(texts, columns, widths)
+        first = short(texts[0], widths[0])
+        yield click.style(first, fg=row.colour) + line[len(first) :] if row.colour else line
+        for sentence in row.below:
+            yield from below(sentence)
+
+
+def _fit(columns: Sequence[Column], widths: list[int], limit: int | None) -> None:
+    """Make `widths` fit into `limit` columns: first leave out what is optional, then cut what may be cut."""
+
+    def excess() -> int:
+        shown = [each for each in widths if each]
+        return sum(shown) + 2 * (len(shown) - 1) - (limit or 0)
+
+    if limit is None:
+        return
+    for index, column in enumerate(columns):
+        if excess() > 0 and column.optional:
+            widths[index] = 0
+    while excess() > 0:
+        wide = [index for index, column in enumerate(columns) if column.least and widths[index] > column.least]
+        if not wide:
+            return
+        widths[max(wide, key=widths.__getitem__)] -= 1
+
+
+def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
+    return "  ".join(
+        pad(short(text, length), length, right=column.right)
+        for text, column, length in zip(texts, columns, widths, strict=True)
+        if length
+    ).rstrip()

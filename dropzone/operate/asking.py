@@ -1,0 +1,260 @@
+"""What an operator can ask of the ledger: the state of everything, what waits, and all about one drop.
+
+Works with or without a running daemon, and loads neither the settings' models nor the CSV engine, so that an answer is
+there in a quarter of a second. A daemon is asked only for what it alone knows: how it is, and how far it is with what.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from dropzone.account import AccountFacts, Condition
+from dropzone.drop import FINISHED, Drop, Entry, State
+from dropzone.errors import OperatorError, printable
+from dropzone.ledger import Attempt, Pause, Reader, SegmentFacts, Standing
+from dropzone.progress import Step
+
+OPEN_STATES = tuple(state for state in State if state not in FINISHED)
+_FOR_A_PERSON = (State.HELD, State.UNKNOWN)
+
+
+# --------------------------------------------------------------------------------------------------- the daemon
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The daemon by its own word. Where none runs, `running` is False and the rest is empty."""
+
+    running: bool
+    version: str = ""
+    pid: int | None = None
+    since: float | None = None  # when it started, in seconds since the epoch
+    fault: str = ""  # of the machine, for which intake and sending pause
+    unasked: str = ""  # why a daemon that runs could not be asked
+    steps: dict[str, Step]  # what is under way, by drop ID
+
+    @classmethod
+    def read(cls, answer: dict[str, Any] | None) -> Health:
+        """What the control socket answered; None where nobody listens there."""
+        if answer is None:
+            return cls(running=False, steps={})
+        if "error" in answer:
+            return cls(running=True, unasked=str(answer["error"]), steps={})
+        names = {field.name for field in fields(Step)}  # a newer daemon may tell more
+        steps = {
+            id: Step(**{name: value for name, value in step.items() if name in names})
+            for id, step in answer.get("steps", {}).items()
+        }
+        return cls(
+            running=True,
+            version=str(answer.get("version", "")),
+            pid=answer.get("pid"),
+            since=answer.get("since"),
+            fault=str(answer.get("fault", "")),
+            steps=steps,
+        )
+
+
+# ----------------------------------------------------------------------------------------------------- the queue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """One line of the queue: the drop, what its whole account waits for, if it does, and how far it is."""
+
+    drop: Drop
+    account: AccountFacts
+    pause: Pause | None = None  # of its folder, by a person
+    step: Step | None = None
+
+    @property
+    def due_at(self) -> float:
+        """When it is looked at again, in seconds since the epoch; infinite where a person must say so."""
+        if self.pause:
+            return math.inf
+        return self.drop.due_at if self.account.condition is Condition.READY else self.account.until
+
+    @property
+    def reason(self) -> str:
+        """Why it waits, as one sentence, or an empty string."""
+        if self.pause:
+            return f"its folder is {self.pause.why}"
+        return self.drop.reason if self.account.condition is Condition.READY else self.account.why
+
+
+def queue(
+    ledger: Reader,
+    *,
+    states: Sequence[State] = OPEN_STATES,
+    folder: str | None = None,
+    steps: Mapping[str, Step] | None = None,
+) -> list[Queued]:
+    """The drops in `states` (those that are not finished), oldest first; `steps` by ID, as the daemon told them."""
+    drops = ledger.find_drops(states=states, folder=folder)
+    facts = {account: ledger.account_facts(account) for account in {drop.account for drop in drops}}
+    pauses, under_way, ready = ledger.paused_folders(), steps or {}, AccountFacts()
+    return [
+        Queued(
+            drop=drop,
+            account=facts[drop.account] if drop.state is State.QUEUED else ready,
+            pause=pauses.get(drop.folder) if drop.state is State.QUEUED else None,
+            step=under_way.get(drop.id),
+        )
+        for drop in drops
+    ]
+
+
+AGES = (60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400)  # seconds; upper ends of the columns, the last is open
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ages:
+    """How old the drops of one folder are: a count for each of `AGES`, and one more for whatever is older."""
+
+    folder: str
+    counts: tuple[int, ...]
+
+
+def ages(lines: Iterable[Queued], now: float) -> list[Ages]:
+    """The drops of `lines` counted by folder and age, by the folders' names; the sum of all under ``TOTAL`` first."""
+    table: dict[str, list[int]] = {}
+    for line in lines:
+        age = now - line.drop.claimed_at
+        column = next((index for index, end in enumerate(AGES) if age < end), len(AGES))
+        table.setdefault(line.drop.folder, [0] * (len(AGES) + 1))[column] += 1
+    total = Ages(folder="TOTAL", counts=tuple(map(sum, zip(*table.values(), strict=True))))
+    return [total, *(Ages(folder=name, counts=tuple(table[name])) for name in sorted(table))] if table else []
+
+
+# --------------------------------------------------------------------------------------------------- everything
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderStatus:
+    """How one folder stands. Times are seconds since the epoch; None where there is nothing to tell."""
+
+    name: str
+    configured: bool  # False: drops of it are left from a configuration that had it
+    waiting: int  # drops that go on by themselves
+    waiting_bytes: int
+    oldest_at: float | None  # when the oldest of all that is open was taken over
+    held: int  # drops that wait for a person
+    next_at: float | None  # when the next of the waiting ones is due
+    accepted: SegmentFacts | None  # what was accepted last
+    pause: Pause | None  # by a person
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountStatus:
+    """How one account stands. `key_days` are left until its key ends, by the configuration; None where it is silent."""
+
+    name: str
+    facts: AccountFacts
+    key_days: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """Everything at a glance."""
+
+    health: Health
+    folders: tuple[FolderStatus, ...]
+    accounts: tuple[AccountStatus, ...]
+
+
+def overview(ledger: Reader, *, folders: Sequence[str], accounts: dict[str, int | None], health: Health) -> Overview:
+    """How the configured `folders` and `accounts` (name to days left of the key) stand, and others with open drops."""
+    standings: dict[str, list[Standing]] = {}
+    for standing in ledger.standings():
+        standings.setdefault(standing.folder, []).append(standing)
+    accepted, pauses = ledger.accepted_last(), ledger.paused_folders()
+    names = [*folders, *sorted(standings.keys() - set(folders))]
+    return Overview(
+        health=health,
+        folders=tuple(
+            _stands(name, standings.get(name, []), accepted.get(name), pauses.get(name), configured=name in folders)
+            for name in names
+        ),
+        accounts=tuple(
+            AccountStatus(name=name, facts=ledger.account_facts(name), key_days=days) for name, days in accounts.items()
+        ),
+    )
+
+
+def _stands(
+    name: str, standings: Sequence[Standing], accepted: SegmentFacts | None, pause: Pause | None, *, configured: bool
+) -> FolderStatus:
+    held = [standing for standing in standings if standing.state in _FOR_A_PERSON]
+    waiting = [standing for standing in standings if standing.state not in _FOR_A_PERSON]
+    return FolderStatus(
+        name=name,
+        configured=configured,
+        waiting=sum(standing.count for standing in waiting),
+        waiting_bytes=sum(standing.size for standing in waiting),
+        oldest_at=min((standing.oldest_at for standing in standings), default=None),
+        held=sum(standing.count for standing in held),
+        next_at=min((standing.due_at for standing in waiting), default=None),
+        accepted=accepted,
+        pause=pause,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ one drop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """All that is known of one drop; `path` is where its file lies now, None when it is in none of its places."""
+
+    drop: Drop
+    history: Sequence[Entry]
+    attempts: Sequence[Attempt]
+    path: Path | None
+    step: Step | None = None
+
+
+def get_drop(ledger: Reader, id: str) -> Drop:
+    """The one drop whose ID is, begins with or else ends in `id`, in either case. Raises OperatorError."""
+    wanted = id.upper()
+    found = ledger.find_drops(prefix=wanted, limit=6) if id else []
+    if not found and len(id) >= 4:  # the last four are how people name a drop aloud
+        found = ledger.find_drops(suffix=wanted, limit=6)
+    if not found:
+        raise OperatorError(f"there is no drop {printable(id)}", "'dropzone queue' lists what is there")
+    if len(found) > 1:
+        ids = ", ".join(drop.id for drop in found[:5])
+        raise OperatorError(
+            f"{printable(id)} means more than one drop: {ids}{' …' if len(found) > 5 else ''}", "Give more of its ID"
+        )
+    return found[0]
+
+
+def show(ledger: Reader, id: str, *, health: Health | None = None) -> Shown:
+    """All that is known of the drop that `id` means (see `get_drop`). Raises OperatorError."""
+    drop = get_drop(ledger, id)
+    return Shown(
+        drop=drop,
+        history=tuple(ledger.history(drop.id)),
+        attempts=tuple(ledger.attempts(drop.id)),
+        path=where_is(drop),
+        step=health.steps.get(drop.id) if health else None,
+    )
+
+
+def where_is(drop: Drop) -> Path | None:
+    """Where the original of `drop` lies now, or None when it is in none of its places."""
+    from dropzone.folders import Folders
+
+    return Folders().where_is(drop)
+
+
+def check_folder(name: str, known: Sequence[str]) -> None:
+    """Raise OperatorError, which lists what there is, where no folder is called `name`."""
+    if name not in known:
+        raise OperatorError(
+            f"no folder is called {printable(name)}", f"The configuration has: {', '.join(map(printable, known))}"
+        )

@@ -1,0 +1,191 @@
+"""What would become of files: reads them as their folders would, asks the guards, and sends nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+from dropzone import policy, sheet
+from dropzone.config import Config, Folder
+from dropzone.drop import Claimed, Drop, Report, Skipped, apply, make_id
+from dropzone.errors import FolderError, OperatorError, printable
+from dropzone.ledger import Reader
+from dropzone.operate.asking import check_folder
+from dropzone.operate.finding import Finder, Finding
+
+
+def get_folder(config: Config, name: str) -> Folder:
+    """The folder called `name`. Raises OperatorError that lists what there is."""
+    check_folder(name, list(config.folders))
+    return config.folders[name]
+
+
+def check(
+    file: Path, folder: Folder, *, out: Path | None = None, progress: Callable[[int], None] | None = None
+) -> Report:
+    """Read `file` as `folder` would, sending nothing; `out` gets the prepared copy. Raises OperatorError."""
+    with _sink(out) as prepared:
+        return _read(file, folder, prepared, progress, flags=0)
+
+
+# A partner may exchange the file for a link or a pipe between our look and our reading.
+_WARY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def _read(
+    file: Path, folder: Folder, prepared: BinaryIO, progress: Callable[[int], None] | None, *, flags: int
+) -> Report:
+    def opener(path: str, mode: int) -> int:
+        return os.open(path, mode | flags | os.O_CLOEXEC)
+
+    try:
+        with open(file, "rb", opener=opener) as source, _sink(None) as rejects:
+            compressed = os.fsencode(file.name).lower().endswith(b".gz")
+            return sheet.check(source, prepared, rejects, folder, compressed=compressed, progress=progress)
+    except OSError as error:
+        where = error.filename or file
+        raise OperatorError(f"cannot use {printable(str(where))}: {error.strerror}", "Is the path right?") from error
+
+
+@contextmanager
+def _sink(out: Path | None) -> Iterator[BinaryIO]:
+    """A file that takes the prepared copy; without a place for it, nowhere. Raises OperatorError."""
+    try:
+        sink = (out or Path(os.devnull)).open("wb")
+    except OSError as error:
+        raise OperatorError(f"cannot use {printable(str(out))}: {error.strerror}", "Is the path right?") from error
+    with sink:
+        yield sink
+
+
+# --------------------------------------------------------------------------------------------------------- a plan
+
+Outcome = Literal["sent", "spared", "held", "refused", "waits", "left"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What would become of one file, and why; `report` is what reading it found, if it was read.
+
+    ``sent``, ``spared`` (there is no need to), ``held``, ``refused``; ``waits`` while it is not ready, ``left`` alone.
+    """
+
+    finding: Finding
+    outcome: Outcome
+    why: str
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderPlan:
+    """What lies in one inbox, and what an import from there says beside the file. `fault`: why nobody can look."""
+
+    folder: Folder
+    fields: tuple[tuple[str, str], ...]
+    files: tuple[Planned, ...] = ()
+    fault: str = ""
+    mend: str = ""
+
+
+class _Digest:
+    """A sink that keeps nothing of the prepared copy but its digest."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def write(self, piece: bytes) -> int:
+        self._hash.update(piece)
+        return len(piece)
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def plan(
+    config: Config,
+    ledger: Reader | None,
+    *,
+    folders: list[str],
+    now: float,
+    progress: Callable[[Path, int], Callable[[int], None] | None] = lambda path, size: None,
+) -> Iterator[FolderPlan]:
+    """What the inboxes of `folders` hold, and what would happen to each file now. Reads files, moves and sends none."""
+    from dropzone.optipub.form import fields_of
+
+    finder = Finder(config, ledger, now=now)
+    for name in folders:
+        folder = config.folders[name]
+        fields = tuple(fields_of(folder))
+        try:
+            files = tuple(_planned(folder, finding, ledger, now, progress) for finding in finder.waiting(folder))
+        except FolderError as fault:
+            yield FolderPlan(folder=folder, fields=fields, fault=fault.message, mend=fault.hint)
+        else:
+            yield FolderPlan(folder=folder, fields=fields, files=files)
+
+
+def _planned(
+    folder: Folder,
+    finding: Finding,
+    ledger: Reader | None,
+    now: float,
+    progress: Callable[[Path, int], Callable[[int], None] | None],
+) -> Planned:
+    if finding.standing != "ready":
+        outcome: Outcome = "waits" if finding.standing == "waiting" else "left"
+        return Planned(finding=finding, outcome=outcome, why=finding.what)
+    size = finding.size or 0
+    if size > folder.guards.max_bytes:
+        why = f"the file has {size:,} bytes, the folder allows {folder.guards.max_bytes:,}"
+        return Planned(finding=finding, outcome="held", why=why)
+    prepared = _Digest()
+    try:
+        report = _read(finding.path, folder, cast(BinaryIO, prepared), progress(finding.path, size), flags=_WARY)
+    except OperatorError as error:  # gone while we looked
+        return Planned(finding=finding, outcome="left", why=error.message)
+    outcome, why = _judged(_pretend(folder, finding, now), folder, report, prepared.digest, ledger, now)
+    return Planned(finding=finding, outcome=outcome, why=why, report=report)
+
+
+def _pretend(folder: Folder, finding: Finding, now: float) -> Drop:
+    """The drop that the file would be if it were taken over now."""
+    claimed = Claimed(
+        folder=folder.name,
+        name=os.fsencode(finding.path.name),
+        account=folder.account,
+        segment_id=folder.segment_id,
+        lane=folder.lane,
+        base=str(folder.base),
+        settings=folder.settings_json(),
+        size=finding.size or 0,
+    )
+    return apply(None, claimed, id=make_id(now), at=now)
+
+
+def _judged(
+    drop: Drop, folder: Folder, report: Report, digest: str, ledger: Reader | None, now: float
+) -> tuple[Outcome, str]:
+    """The same questions in the same order as for a drop, answered by the same functions."""
+    if report.guard:
+        return "held", report.refused
+    facts = ledger.segment_facts(folder.account, folder.segment_id, folder.name) if ledger else None
+    if withheld := policy.guard(drop, folder, report, policy.Past(last_rows=facts.rows if facts else 0)):
+        return "held", f"{withheld.guard}: {withheld.why}"
+    if report.refused:
+        return "refused", report.refused
+    accepted = ledger.find_accepted(folder.account, folder.segment_id, digest) if ledger else []
+    pairs = [(each, policy.settings_of(each)) for each in accepted]
+    last = ledger.last_accepted(folder.account, folder.segment_id) if ledger else None
+    known = policy.duplicate(drop, folder, pairs, last, now=now)
+    if isinstance(known, Skipped):
+        return "spared", f"the same content was accepted for this segment as {known.first}"
+    if known is not None:
+        return "held", known.why
+    rows = f"{report.good_rows:,} row{'s' if report.good_rows != 1 else ''}"
+    return "sent", f"{rows}{f', without {report.bad_rows:,} bad ones' if report.bad_rows else ''}"

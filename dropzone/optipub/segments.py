@@ -1,0 +1,222 @@
+"""Creating a segment: what is asked for, checked before it is sent, and what each answer means.
+
+Unlike an import this is done by a person, once; but it has the same trouble: when the answer is lost, nobody can know
+whether the segment is there. So that is an outcome of its own here, and nothing is ever asked for twice by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from dropzone import __version__
+from dropzone.config import Account
+from dropzone.errors import OperatorError
+from dropzone.optipub.answers import Answer, Break, Offer, names_login, said
+from dropzone.optipub.client import ANSWER_LIMIT, FAULTS, OptiPub, in_words
+
+_NAME_LIMIT = 255  # characters; a column of that length is the usual one
+_KINDS = ("none", "md5", "sha256", "sha512")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A segment to be: static, or with `suppression` (how its addresses are hashed) a suppression segment."""
+
+    name: str
+    publication_id: int
+    description: str = ""
+    suppression: str | None = None
+    auto_responder_id: int | None = None
+    redirect_url: str = ""
+
+    def check(self) -> None:
+        """Raise OperatorError where OptiPub's guide rules it out, before anything is sent."""
+        if not self.name.strip():
+            raise OperatorError("a segment needs a name", "Give --name, or create: {name: …}")
+        if len(self.name) > _NAME_LIMIT or not self.name.isprintable() or not self.description.isprintable():
+            hint = f"At most {_NAME_LIMIT} characters, in one line"
+            raise OperatorError("the name or the description is too long, or has control characters", hint)
+        if self.publication_id < 1 or (self.auto_responder_id is not None and self.auto_responder_id < 1):
+            raise OperatorError("a publication and an auto responder are numbers from 1 on", "Look them up in OptiPub")
+        if self.suppression is not None and self.suppression not in _KINDS:
+            raise OperatorError(f"{self.suppression!r} is no hash type", f"One of {', '.join(_KINDS)}")
+        if self.suppression is not None and self.auto_responder_id is not None:
+            what = "a suppression segment adds nobody to a list, so it has no auto responder"
+            raise OperatorError(what, "Leave auto_responder_id out")
+        if self.redirect_url and urlsplit(self.redirect_url).scheme not in ("http", "https"):
+            raise OperatorError("the redirect address is no http address", "Write it as https://…")
+
+    def body(self) -> bytes:
+        """The documented request; a segment's type is always static, for a dynamic one loses what is imported."""
+        members: dict[str, object] = {
+            "name": self.name,
+            "description": self.description,
+            "publication_id": self.publication_id,
+            "type": "static",
+            "is_suppression": self.suppression is not None,
+            "suppression_type": self.suppression,
+        }
+        if self.auto_responder_id is not None:
+            members["auto_responder_id"] = self.auto_responder_id
+        if self.redirect_url:
+            members["redirect_url"] = self.redirect_url
+        return json.dumps(members).encode("ascii")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """It is there; `id` is what imports name."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotCreated:
+    """It is surely not there: why, and what to do."""
+
+    why: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unclear:
+    """It may be there: somebody has to look."""
+
+    why: str
+
+
+Outcome = Created | NotCreated | Unclear
+
+
+class _Sent:
+    """The body, and whether the kernel has all of it."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.whole = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.content
+        self.whole = True  # asked for more: this much has left
+
+
+def create_segment(account: Account, wanted: Wanted, *, now: float) -> Outcome:
+    """Ask OptiPub once for the segment `wanted`. Raises DropzoneError where the request cannot even be made."""
+    wanted.check()
+    key = account.api_key.read()
+    optipub = OptiPub(account, now=lambda: now)
+    sent = _Sent(wanted.body())
+    timeouts = account.timeouts
+    request = httpx.Request(
+        "POST",
+        f"{account.base_url}/api/3.2/messages/segments",
+        headers={
+            "Authorization": f"Bearer {key}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"dropzone/{__version__}",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(sent.content)),
+        },
+        content=sent,
+        extensions={
+            "timeout": {
+                "connect": timeouts.connect,
+                "write": timeouts.write,
+                "read": timeouts.read,
+                "pool": timeouts.connect,
+            }
+        },
+    )
+    line = optipub.take_line()
+    try:
+        signal = _exchange(line.transport, request, account)
+    finally:
+        line.transport.close()
+        optipub.close()
+    offer = Offer(
+        account=account.name,
+        base_url=account.base_url,
+        segment_id=0,
+        filename="",
+        size=len(sent.content),
+        sent=len(sent.content) if sent.whole else 0,
+        whole=sent.whole,
+        at=now,
+        wait_s=0.0,
+        key=key,
+    )
+    return read_created(signal, offer)
+
+
+def _exchange(transport: httpx.HTTPTransport, request: httpx.Request, account: Account) -> Answer | Break:
+    try:
+        response = transport.handle_request(request)
+    except FAULTS as fault:
+        timeouts = account.timeouts
+        where = urlsplit(account.base_url).netloc
+        return in_words(fault, where, timeouts.connect, timeouts.write, timeouts.read)
+    body, whole = bytearray(), False
+    with contextlib.suppress(*FAULTS), contextlib.closing(response):
+        for piece in response.iter_raw():
+            body += piece
+            if len(body) > ANSWER_LIMIT:
+                break
+        else:
+            whole = True
+    location = response.headers.get("location", "")
+    return Answer(status=response.status_code, location=location, body=bytes(body[:ANSWER_LIMIT]), whole=whole)
+
+
+_LOOK = "look in OptiPub for a segment of that name before it is asked for again"
+
+
+def read_created(signal: Answer | Break, offer: Offer) -> Outcome:
+    """What `signal` means for the segment. Pure."""
+    if isinstance(signal, Break):
+        if offer.whole:
+            return Unclear(why=offer.line(f"{signal.what}, after the whole request had left: {_LOOK}"))
+        return NotCreated(why=offer.line(signal.what), hint=signal.cure or "Try again later")
+    answered = f"OptiPub answered {signal.status}"
+    words = said(signal, offer)
+    quoted = f". It said: {words}" if words else ""
+    match signal.status:
+        case 201:
+            return _read_201(signal, offer, quoted)
+        case 401:
+            return NotCreated(why=offer.line(f"{answered}: it does not know the key{quoted}"), hint=_NEW_KEY)
+        case 302 if names_login(signal.location, offer):
+            return NotCreated(why=f"{answered}, its login page: it does not know the key", hint=_NEW_KEY)
+        case 301 | 303 | 307 | 308:
+            hint = "Set the account's base_url to the address that is meant"
+            return NotCreated(why=f"{answered}: base_url is not the right address", hint=hint)
+        case 429 | 503:
+            return NotCreated(why=offer.line(f"{answered}: it is busy{quoted}"), hint="Try again later")
+        case status if status == 302 or 400 <= status < 500:
+            hint = "Check the publication's id, the fields, and that the key's user may create segments"
+            return NotCreated(why=offer.line(f"{answered}: it refused{quoted}"), hint=hint)
+        case _:
+            return Unclear(why=offer.line(f"{answered}, which tells nothing of the segment: {_LOOK}{quoted}"))
+
+
+_NEW_KEY = "Keys end after one year: make a new one in OptiPub and put it where the account's api_key points"
+
+
+def _read_201(answer: Answer, offer: Offer, quoted: str) -> Outcome:
+    try:
+        members = json.loads(answer.body) if answer.whole else None
+    except (ValueError, RecursionError):
+        members = None
+    match members:
+        case {"error": False, "data": {"id": int(id)}} if id > 0 and not isinstance(id, bool):
+            return Created(id=id)
+        case {"error": True}:
+            return NotCreated(why=offer.line(f"OptiPub answered 201 with an error{quoted}"), hint="Check the fields")
+        case _:
+            return Unclear(why=offer.line(f"OptiPub answered 201, but not with an id: {_LOOK}{quoted}"))

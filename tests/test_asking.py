@@ -1,0 +1,570 @@
+"""What an operator sees when asking: everything at a glance, the queue by age, one path, and words half typed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import click
+import pytest
+from console import ask, command, objects, on_terminal
+from scene import KEY, Scene, make_scene
+
+from dropzone import config as configuration
+from dropzone.cli import cli, render, text
+from dropzone.cli.manual import commands, page
+from dropzone.drop import Drop, State
+from dropzone.ledger import Standing
+from dropzone.ledger.sqlite import SQLiteReader
+from dropzone.operate import ages, queue
+from dropzone.progress import Step
+from dropzone.sandbox import Sandbox
+
+ROWS = b"email,varr_a\nann@example.com,Ann\nbob@example.com,Bob\n"
+HOSTILE = b"\x1b[31mred\nforged\x07\xff.csv"
+FOLDERS = "acme: {segment_id: 1, mode: lead}\nglobex: {segment_id: 2, mode: lead}"
+FAST = "settle: 20ms, settle_unseen: 20ms, scan: 200ms"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(key=KEY) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def scene(tmp_path: Path, sandbox: Sandbox) -> Scene:
+    scene = make_scene(tmp_path, sandbox.url, folders=FOLDERS, defaults=FAST)
+    scene.clock.wall = time.time()  # commands have the real one
+    return scene
+
+
+@pytest.fixture
+def lived(scene: Scene, sandbox: Sandbox) -> Scene:
+    """In acme one file is done and one is held, under a hostile name; in globex one waits for the server."""
+    with scene.turn() as turn:
+        turn.start()
+        scene.put("done.csv", ROWS)
+        turn.take()
+        turn.send()
+        sandbox.fault("lost_answer")
+        scene.put(HOSTILE, ROWS)
+        turn.take()
+        turn.send()
+        sandbox.fault("status", status=503, headers={"Retry-After": "1800"})
+        scene.put("queued.csv", ROWS, folder="globex")
+        turn.take()
+        turn.send(patience_s=0.0)
+    return scene
+
+
+def drops(scene: Scene) -> list[Drop]:
+    with closing(SQLiteReader(scene.config.state_dir)) as reader:
+        return reader.find_drops()
+
+
+# ---------------------------------------------------------------------------------------------------------- status
+
+
+def test_status_tells_everything_at_a_glance(lived: Scene) -> None:
+    """No daemon (8), the account that waits and why, a line for each folder, and what a person has to do."""
+    code, out, err = ask(lived, "status")
+    assert (code, err) == (8, "")
+    assert "no daemon runs here" in out
+    assert "account main" in out
+    assert "OptiPub answered 503" in out
+    rows = {line.split()[1]: line.split() for line in out.splitlines() if line[3:].startswith(("acme", "globex"))}
+    assert rows["acme"][0] == "!"
+    assert rows["acme"][4] == "1"
+    assert rows["globex"][:3] == ["·", "globex", "1"]
+    assert "never" in rows["globex"]
+    assert "1 drop waits for a person: dropzone queue --state held" in out
+    assert all(line.isprintable() for line in out.splitlines())
+
+
+def test_status_for_programs(lived: Scene) -> None:
+    """One object for the daemon, one for each account and folder, told apart by `kind`."""
+    found = objects(lived, "status")
+    kinds = [each["kind"] for each in found]
+    assert kinds == ["daemon", "account", "folder", "folder"]
+    daemon, account, acme, globex = found
+    assert daemon["running"] is False
+    assert "503" in account["why"]
+    assert (acme["held"], acme["waiting"], globex["waiting"]) == (1, 0, 1)
+    assert acme["accepted"]["rows"] == 2
+    assert globex["accepted"] is None
+
+
+def test_status_names_folders_that_the_configuration_lost(lived: Scene) -> None:
+    """Their open drops would be forgotten otherwise."""
+    file = lived.at / "dropzone.yaml"
+    file.write_text(file.read_text().replace("  globex: {segment_id: 2, mode: lead}\n", ""))
+    assert "the configuration does not have this folder any more" in ask(lived, "status")[1]
+    assert objects(lived, "status")[-1]["configured"] is False
+
+
+def test_status_of_a_running_daemon_and_its_keys(scene: Scene) -> None:
+    """It is said to run, with 0 where nobody has to do anything; a key's last days are told."""
+    file = scene.at / "dropzone.yaml"
+    made = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 355 * 86400))
+    file.write_text(file.read_text().replace("    api_key:", f"    key_created: {made}\n    api_key:"))
+    with subprocess.Popen(command(scene, "run"), stderr=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stderr
+        assert any('"watching"' in line for line in daemon.stderr)
+        try:
+            code, out, _ = ask(scene, "status")
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            daemon.stderr.read()
+    assert code == 0
+    assert "daemon runs" in out
+    assert "its key ends in 10 days" in out
+
+
+def test_a_wrong_setting_elsewhere_does_not_keep_from_asking(lived: Scene) -> None:
+    """After a bad edit the daemon goes on with the old file, and the queue can be asked; without state_dir it is 4."""
+    file = lived.at / "dropzone.yaml"
+    good = file.read_text()
+    file.write_text(good.replace("mode: lead", "mode: leed"))
+    assert ask(lived, "queue")[0] == 0
+    assert ask(lived, "config", "check")[0] == 4
+    for wrong in (good.replace("state_dir: /", "state_dir: "), "[]", "\x00"):
+        file.write_text(wrong)
+        code, _, err = ask(lived, "queue")
+        assert code == 4
+        assert "config check" in err
+
+
+def test_standings_are_those_of_the_open_drops(lived: Scene) -> None:
+    """What is finished is not counted; bytes, the oldest and the next due time are of these drops."""
+    _, held, queued = drops(lived)
+    with closing(SQLiteReader(lived.config.state_dir)) as reader:
+        assert sorted(reader.standings(), key=lambda each: each.folder) == [
+            Standing(
+                folder=drop.folder,
+                state=drop.state,
+                count=1,
+                size=drop.size,
+                oldest_at=drop.claimed_at,
+                due_at=drop.due_at,
+            )
+            for drop in (held, queued)
+        ]
+        assert set(reader.accepted_last()) == {"acme"}
+        assert [drop.id for drop in reader.find_named("acme", HOSTILE, limit=5)] == [held.id]
+
+
+def test_what_a_person_has_paused_is_told_with_the_way_back(lived: Scene) -> None:
+    """A folder and an account, without a daemon: in status and queue with who and why, until they are resumed."""
+    assert (
+        ask(lived, "pause", "globex", "main", "--why", "wrong list")[1]
+        == "folder globex: paused\naccount main: paused\n"
+    )
+    out = ask(lived, "status")[1]
+    assert "account main is paused" in out
+    assert "until: dropzone resume main" in out
+    assert "it goes on with: dropzone resume globex" in out
+    assert "wrong list" in out
+    (queued,) = objects(lived, "queue", "--state", "queued")
+    assert (queued["due_at"], "wrong list" in queued["reason"]) == (None, True)
+    assert "a person" in ask(lived, "queue", "--state", "queued")[1]
+    account, globex = (objects(lived, "status")[number] for number in (1, 3))
+    assert (account["condition"], account["until"]) == ("paused", None)
+    assert "wrong list" in globex["pause"]
+    assert ask(lived, "resume", "main", "globex")[0] == 0
+    account, globex = (objects(lived, "status")[number] for number in (1, 3))
+    assert (account["condition"], globex["pause"]) == ("ready", None)
+
+
+def test_a_name_that_means_two_things_must_say_which(lived: Scene) -> None:
+    """And one that means nothing changes nothing, whatever else was named."""
+    file = lived.at / "dropzone.yaml"
+    file.write_text(file.read_text().replace("  globex:", "  main: {segment_id: 9, mode: lead}\n  globex:"))
+    code, _, err = ask(lived, "pause", "acme", "main")
+    assert code == 1
+    assert "Write account:main or folder:main" in err
+    assert ask(lived, "pause", "nobody")[0] == 1
+    assert not [each for each in objects(lived, "status") if each.get("pause")]
+    assert ask(lived, "pause", "folder:main")[1] == "folder main: paused\n"
+
+
+# ------------------------------------------------------------------------------------------------------------ ages
+
+
+def test_queue_ages_counts_by_folder_and_age(lived: Scene) -> None:
+    """A line for all and one for each folder; the columns are the upper ends of the ages."""
+    code, out, _ = ask(lived, "queue", "--ages")
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["FOLDER", "ALL", "<1m", "<5m", "<15m", "<1h", "<6h", "<1d", "<7d", ">7d"]
+    assert [line[:2] for line in lines[1:]] == [["TOTAL", "2"], ["acme", "1"], ["globex", "1"]]
+    total = objects(lived, "queue", "--ages")[0]
+    assert sum(column["drops"] for column in total["ages"]) == total["drops"] == 2
+    assert ask(lived, "queue", "--ages", "--state", "failed")[1] == "The queue is empty.\n"
+
+
+def test_ages_by_the_clock(lived: Scene) -> None:
+    """Each drop falls into exactly one column, and the last one takes whatever is older."""
+    with closing(SQLiteReader(lived.config.state_dir)) as reader:
+        lines = queue(reader)
+        oldest = min(line.drop.claimed_at for line in lines)
+        for later, column in ((0, 0), (61, 1), (301, 2), (901, 3), (3601, 4), (6 * 3601, 5), (86401, 6), (9e5, 7)):
+            first = ages(lines[:1], oldest + later)[0]
+            assert first.counts[column] == 1
+            assert sum(first.counts) == 1
+    assert ages([], 0.0) == []
+
+
+# -------------------------------------------------------------------------------------------------- terminals, live
+
+
+def test_nothing_breaks_a_screen_of_80_columns(lived: Scene) -> None:
+    """Names and reasons of any kind: every line fits, and of control characters only colours are printed."""
+    (lived.inbox / "a-name-that-is-much-too-long-for-a-line-of-a-table-and-goes-on-and-on-and-on-and-on.csv").touch()
+    (lived.inbox / ("漢字" * 30 + ".csv")).touch()
+    for words in (["status"], ["queue"], ["queue", "--ages"], ["why", *map(str, sorted(lived.inbox.iterdir()))]):
+        with on_terminal(command(lived, *words)) as terminal:
+            terminal.end()
+        plain = click.unstyle(terminal.shown)
+        assert plain.strip()
+        for line in plain.replace("\r\n", "\n").splitlines():
+            assert line.isprintable(), line
+            assert words[0] == "why" or text.width(line) <= 80, line
+
+
+def test_watch_on_a_terminal_stays_in_its_place(lived: Scene, sandbox: Sandbox) -> None:
+    """What changes in the ledger is shown without a new command; Ctrl-C ends it with 130."""
+    held = drops(lived)[1]
+    with on_terminal(command(lived, "queue", "--watch", "--every", "0.1")) as terminal:
+        terminal.wait_for("2 drops")
+        assert ask(lived, "discard", held.id)[0] == 0
+        terminal.wait_for("refused")
+        assert terminal.end(signal.SIGINT) == 130
+    assert "\x1b[" in terminal.shown
+    assert "Traceback" not in terminal.shown
+
+
+def test_watch_in_a_pipe_prints_anew(lived: Scene) -> None:
+    """Plain tables, one below the other, and not one escape."""
+    words = command(lived, "status", "--watch", "--every", "0.1")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        seen = 0
+        for line in process.stdout:
+            assert "\x1b" not in line
+            seen += "account main" in line
+            if seen == 3:
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.stderr
+        assert "Traceback" not in process.stderr.read()
+        assert process.wait(30) == 130
+
+
+def test_show_watch_ends_with_the_drop(lived: Scene) -> None:
+    """One that is finished is shown once."""
+    done = drops(lived)[0]
+    code, out, _ = ask(lived, "show", done.id, "--watch")
+    assert code == 0
+    assert out.count("ACCEPTED: OptiPub took the file") == 1
+
+
+def test_how_far_an_upload_is(lived: Scene) -> None:
+    """A bar, the share, the rate and the time left; nothing can be said of the time before the first byte."""
+    half = Step(what="upload", done=512 << 20, total=1 << 30, seconds=100.0)
+    assert render.far(half) == "sending [##########----------]  50% of 1.0 GiB, 5.1 MiB/s, 2m left"
+    none = Step(what="check", total=1 << 30)
+    assert render.far(none) == "checking [--------------------]   0% of 1.0 GiB, 0 B/s"
+    with closing(SQLiteReader(lived.config.state_dir)) as reader:
+        lines = queue(reader, steps={drops(lived)[1].id: half})
+    assert "sending [" in "\n".join(render.queue(lines, 200.0))
+    assert render.queue_member(lines[0])["step"] == {
+        "what": "upload",
+        "done": 512 << 20,
+        "total": 1 << 30,
+        "seconds": 100.0,
+        "rate": 5368709,
+        "left_s": 100.0,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ why a path
+
+
+def finding(scene: Scene, path: Path | str) -> dict[str, object]:
+    (found,) = objects(scene, "why", str(path))
+    return found
+
+
+def test_why_of_a_file_that_waits(scene: Scene) -> None:
+    """It must be quiet; its last line has no end; until when, and that nobody takes it while no daemon runs."""
+    change(scene, "settle: 20ms", "settle: 1h, hold_tail: 2h")
+    path = scene.put("a.csv", ROWS)
+    found = finding(scene, path)
+    assert (found["standing"], found["folder"]) == ("waiting", "acme")
+    assert "quiet for 3600 s" in str(found["what"])
+    assert str(found["until"]) > str(found["since"])
+    code, out, err = ask(scene, "why", str(path))
+    assert code == 0
+    assert "in 60m" in out
+    assert "no daemon runs here" in err
+    change(scene, "settle: 1h", "settle: 0s")
+    cut = scene.put("cut.csv", ROWS + b"half")
+    assert "its last line has no end" in str(finding(scene, cut)["what"])
+    assert finding(scene, path)["standing"] == "ready"
+
+
+def test_why_of_a_file_that_is_open_for_writing(scene: Scene) -> None:
+    """A client still has it."""
+    change(scene, "settle: 20ms", "settle: 0s")
+    path = scene.put("a.csv", ROWS)
+    with path.open("ab"):
+        assert "still has it open for writing" in str(finding(scene, path)["what"])
+
+
+def change(scene: Scene, old: str, new: str) -> None:
+    file = scene.at / "dropzone.yaml"
+    content = file.read_text()
+    assert old in content
+    file.write_text(content.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("x.csv.part", "unfinished files"),
+        (".x.csv", "temporary or hidden"),
+        ("x.txt", "`include` allows only *.csv, *.csv.gz"),
+    ],
+)
+def test_why_of_a_file_that_is_ignored(scene: Scene, name: str, says: str) -> None:
+    """Which rule says so, and what would change it."""
+    found = finding(scene, scene.put(name, ROWS))
+    assert found["standing"] == "ignored"
+    assert says in str(found["what"])
+    assert "rename it" in str(found["change"])
+
+
+def test_why_of_what_is_no_acceptable_file(scene: Scene) -> None:
+    """A link, a folder, a pipe: somebody has to remove it."""
+    (scene.inbox / "link.csv").symlink_to("/etc/passwd")
+    (scene.inbox / "folder.csv").mkdir()
+    os.mkfifo(scene.inbox / "pipe.csv")
+    for name, kind in (("link", "symbolic link"), ("folder", "folder"), ("pipe", "named pipe")):
+        found = finding(scene, scene.inbox / f"{name}.csv")
+        assert found["standing"] == "unfit"
+        assert kind in str(found["what"])
+
+
+def test_why_of_a_file_that_has_left(lived: Scene) -> None:
+    """By its old path, and by where it lies now: the drop that it became."""
+    done, held, _ = drops(lived)
+    old = os.fsdecode(os.fsencode(lived.inbox) + b"/" + HOSTILE)
+    for path, drop in (
+        (lived.inbox / "done.csv", done),
+        (old, held),
+        (lived.config.root / str(done.path), done),
+        ((lived.config.root / str(done.path)).with_suffix(".log"), done),
+        (lived.config.root / "work" / held.id / "original", held),
+    ):
+        found = finding(lived, path)
+        assert (found["standing"], found["id"], found["state"]) == ("taken", drop.id, drop.state.value)
+        assert f"dropzone show {drop.id}" in str(found["change"])
+
+
+def test_why_of_a_path_that_is_near(scene: Scene) -> None:
+    """A wrong folder, one too deep, another case, nothing of that name: where it should have gone."""
+    inbox = scene.inbox
+    scene.put("signups.csv", ROWS)
+    assert f"the inbox of folder acme is {inbox}" in str(finding(scene, inbox.parent / "acmee" / "a.csv")["change"])
+    deep = finding(scene, inbox / "2026" / "a.csv")
+    assert (deep["standing"], deep["change"]) == ("ignored", f"move the file into {inbox} itself")
+    missing = finding(scene, inbox / "Signups.csv")
+    assert (missing["standing"], missing["change"]) == ("missing", "is it signups.csv?")
+    assert "the upload's own log" in str(finding(scene, inbox / "xyz")["change"])
+    elsewhere = finding(scene, "/etc/hosts")
+    assert (elsewhere["standing"], elsewhere["folder"]) == ("outside", None)
+    assert str(inbox) in str(elsewhere["change"])
+
+
+def test_why_of_an_inbox(scene: Scene) -> None:
+    """How many names are in it; and what is wrong with it, if something is."""
+    scene.put("a.csv", ROWS)
+    assert "1 name in it" in str(finding(scene, scene.inbox)["what"])
+    shutil.rmtree(scene.config.root / "work")
+    found = finding(scene, scene.inbox)
+    assert (found["standing"], found["change"]) == ("unfit", "Make it with 'dropzone init'")
+    shutil.rmtree(scene.inbox)
+    found = finding(scene, scene.inbox / "a.csv")
+    assert found["standing"] == "unfit"
+    assert "dropzone init" in str(found["change"])
+
+
+def test_a_drop_can_be_called_by_its_last_four_characters(lived: Scene) -> None:
+    """As the journal and people do; less is too little."""
+    done = drops(lived)[0]
+    assert ask(lived, "show", done.id[-4:].lower())[1] == ask(lived, "show", done.id)[1]
+    assert ask(lived, "show", done.id[-3:])[0] == 1
+
+
+# ----------------------------------------------------------------------------------------------------------- a plan
+
+PLANNED = """\
+acme: {segment_id: 1, mode: subscribe, source_campaign: 90, source_partner: 9, bad_rows: 1, guards: {min_rows: 2,
+  max_bytes: 1KiB}}
+globex: {segment_id: 2, mode: lead}
+"""
+
+
+def test_plan_tells_what_would_become_of_each_file(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Sent, held by a guard, refused, left; with the fields of the import; and nothing is moved or sent."""
+    scene = make_scene(tmp_path, sandbox.url, folders=PLANNED, defaults="settle: 0s")
+    scene.put("1-good.csv", ROWS)
+    scene.put("2-with-a-bad-row.csv", ROWS + b"nobody,x\n")
+    scene.put("3-short.csv", b"email,varr_a\nann@example.com,Ann\n")
+    scene.put("4-bad.csv", ROWS + b"nobody,x\nnobody,x\n")
+    scene.put("5-large.csv", ROWS + b"ann@example.com,x\n" * 100)
+    scene.put("6-ignored.part", ROWS)
+    (scene.inbox / "7-link.csv").symlink_to("/etc/passwd")
+    before = {path: path.lstat() for path in scene.inbox.iterdir()}
+    code, out, err = ask(scene, "plan")
+    assert (code, err) == (3, "")
+    assert "acme: subscribe into segment 1 of main" in out
+    assert "with clear=0, activeStatus=1, sourceCampaign=90, sourcePartner=9" in out
+    assert "4-bad.csv:4:1: email: n… is no address" in out
+    found = objects(scene, "plan")
+    assert {Path(each["path"]).name: (each["outcome"], each["why"]) for each in found} == {
+        "1-good.csv": ("sent", "2 rows"),
+        "2-with-a-bad-row.csv": ("sent", "2 rows, without 1 bad ones"),
+        "3-short.csv": ("held", "min_rows: the file has 1 good rows, the folder asks for at least 2"),
+        "4-bad.csv": ("refused", "2 of 4 rows are bad, and the folder allows 1"),
+        "5-large.csv": ("held", "the file has 1,853 bytes, the folder allows 1,024"),
+        "6-ignored.part": ("left", "the name is one that transfer clients give to unfinished files"),
+        "7-link.csv": ("left", "not a regular file but a symbolic link"),
+    }
+    assert {path: path.lstat() for path in scene.inbox.iterdir()} == before
+    assert not (scene.config.state_dir / "ledger.db").exists()
+    assert sandbox.state()["requests"] == 0
+
+
+def test_plan_agrees_with_what_then_happens(lived: Scene) -> None:
+    """The same content was accepted before: it would not be sent again, and it is not."""
+    change(lived, "settle: 20ms", "settle: 0s")
+    change(lived, "duplicates: send", "duplicates: skip")
+    lived.config = configuration.load(lived.at / "dropzone.yaml")
+    done = drops(lived)[0]
+    lived.put("again.csv", ROWS)
+    (planned,) = objects(lived, "plan", "--folder", "acme")
+    assert planned["outcome"] == "spared"
+    assert done.id in planned["why"]
+    with lived.turn() as turn:
+        turn.start()
+        (again,) = turn.take()
+        turn.send()
+        after = turn.ledger.find_drop(again.id)
+    assert after is not None
+    assert (after.state, after.spared) == (State.DONE, "duplicate")
+
+
+def test_plan_of_folders_that_cannot_be_looked_into(scene: Scene) -> None:
+    """Told with the mend, and the others all the same; an unknown folder is refused."""
+    shutil.rmtree(scene.inbox)
+    code, out, _ = ask(scene, "plan")
+    assert code == 3
+    assert "Make it with 'dropzone init'" in out
+    assert "nothing there" in out
+    assert objects(scene, "plan", "--folder", "acme")[0]["path"] is None
+    assert ask(scene, "plan", "--folder", "globex")[0] == 0
+    assert ask(scene, "plan", "--folder", "nobody")[0] == 1
+
+
+# ------------------------------------------------------------------------------------------------------ completion
+
+
+def complete(scene: Scene, *words: str) -> list[str]:
+    """What bash would be offered for the last word."""
+    typed = ["dropzone", "-c", str(scene.at / "dropzone.yaml"), *words]
+    env = {
+        **os.environ,
+        "_DROPZONE_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(typed),
+        "COMP_CWORD": str(len(typed) - 1),
+    }
+    program = [sys.executable, "-c", "from dropzone.cli import main; main()"]
+    done = subprocess.run(program, env=env, capture_output=True, check=False)
+    assert done.stderr == b""
+    return [line.partition(",")[2] for line in done.stdout.decode().splitlines() if line]
+
+
+def test_shells_complete_commands_options_ids_and_names(lived: Scene) -> None:
+    """IDs that fit the order, in either case; folders of the configuration; states and subcommands."""
+    done, held, queued = drops(lived)
+    assert set(complete(lived, "show", "")) == {held.id, queued.id}
+    assert complete(lived, "show", done.id[:11].lower()) == [done.id]
+    assert complete(lived, "accept", "") == [held.id]
+    assert complete(lived, "hold", "") == [queued.id]
+    assert complete(lived, "queue", "--folder", "") == ["acme", "globex"]
+    assert "failed" in complete(lived, "queue", "--state", "")
+    assert {"queue", "doctor", "why"} <= set(complete(lived, ""))
+    assert "--ages" in complete(lived, "queue", "--")
+
+
+def test_completion_never_complains(scene: Scene) -> None:
+    """Without a ledger, and without a configuration: nothing is offered, nothing is said."""
+    assert complete(scene, "show", "2") == []
+    (scene.at / "dropzone.yaml").unlink()
+    assert complete(scene, "show", "2") == complete(scene, "queue", "--folder", "a") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_each_shell(scene: Scene, shell: str) -> None:
+    """It names the command and the variable by which it asks."""
+    code, out, _ = ask(scene, "completion", shell)
+    assert code == 0
+    assert "_DROPZONE_COMPLETE" in out
+    if shutil.which(shell):
+        assert subprocess.run([shell, "-n"], input=out, text=True, check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------------- man page
+
+
+def test_the_man_page_has_every_command_and_option() -> None:
+    """Made from the commands, so nothing can be missing; no line of it is taken for a request of roff by accident."""
+    source = page(cli)
+    requests = {line.split()[0] for line in source.splitlines() if line.startswith(".")}
+    assert requests == {".TH", ".SH", ".SS", ".B", ".PP", ".TP", ".nf", ".fi"}
+    plain = source.replace(r"\-", "-")
+    for words, each in commands(cli):
+        part = plain.partition(f".SS dropzone {' '.join(words)}")[2].partition("\n.S")[0]
+        for parameter in each.params:
+            assert all(name in part for name in parameter.opts if name.startswith("-")), (words, parameter.opts)
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
+def test_the_man_page_is_good_roff(scene: Scene) -> None:
+    """No warning, and it reads as it should."""
+    _, out, _ = ask(scene, "man")
+    done = subprocess.run(["groff", "-man", "-ww", "-Tutf8"], input=out.encode(), capture_output=True, check=False)
+    assert done.stderr == b""
+    assert "dropzone queue" in done.stdout.decode()
+
+
+# ------------------------------------------------------------------------------------------------------------ text
+
+
+def test_wide_and_combining_characters_have_their_width() -> None:
+    """Two columns, none; and what is cut keeps its end and fits."""
+    assert text.width("a漢é") == 4
+    assert text.short("漢字漢字.csv", 7) == "…字.csv"
+    assert text.pad("漢", 4, right=True) == "  漢"
+    assert text.bar(2.0, 4) == "####"
+    assert text.many(1200, "drop") == "1,200 drops"
+    assert State.HELD.value == "held"
