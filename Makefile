@@ -3,7 +3,7 @@
 
 # Another interpreter than python3: make PYTHON=python3.12 …
 PYTHON ?= python3
-FILES ?= 1000000
+SOAK ?= 1
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -27,8 +27,8 @@ demo: $(READY) ## a pretend OptiPub, the daemon and a few files, good and bad; e
 test: lint types ## lint, types, then every test with coverage; one test: make test ARGS='-k name --no-cov'
 	@$(BIN)/pytest --cov $(ARGS)
 
-soak: $(READY) ## the CSV engine against the plain one on a million files; another number: make soak FILES=…
-	@DROPZONE_FUZZ=$(FILES) $(BIN)/pytest --timeout=0 tests/test_sheet_same.py
+soak: $(READY) ## the long tests at full length (hours): kills, power cuts, random files; a tenth: make soak SOAK=0.1
+	@DROPZONE_SOAK=$(SOAK) $(BIN)/pytest --timeout=0 -m soak $(ARGS)
 
 lint: $(READY) ## ruff: rules and format
 	@$(BIN)/ruff check --quiet

@@ -243,6 +243,7 @@ class Pipeline:
                 compressed=drop.name.lower().endswith(b".gz"),
                 progress=progress,
                 scratch=str(bench.scratch),
+                cores=sheet.cores(),
             )
         finally:
             self._board.end(drop.id)

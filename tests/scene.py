@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -217,13 +217,22 @@ class _SteppedUpload:
 
 
 def make_scene(
-    at: Path, url: str, *, folders: str = "", defaults: str = "", key: str = KEY, usual: bool = True
+    at: Path,
+    url: str,
+    *,
+    folders: str = "",
+    defaults: str = "",
+    key: str = KEY,
+    account: Sequence[str] = (),
+    usual: bool = True,
 ) -> Scene:
-    """A scene below `at`; `folders` is YAML for `folders:`, by default one that subscribes.
+    """A scene below `at`; `folders` is YAML for `folders:`, by default one that subscribes; `account` more lines.
 
     Most tests drop the same rows again and again and hold what is unknown, so that is what its defaults say, unless
     `defaults` says otherwise, or this is not `usual`.
     """
+    if not any(line.startswith("timeouts") for line in account):
+        account = [*account, "timeouts: {connect: 2s, write: 5s, read: 5s}"]
     for setting in ("duplicates: send", "on_unknown: hold") if usual else ():
         if setting.partition(":")[0] not in defaults:
             defaults = f"{defaults}, {setting}".removeprefix(", ")
@@ -237,8 +246,7 @@ accounts:
   main:
     base_url: {url}
     api_key: {{file: {at}/key}}
-    timeouts: {{connect: 2s, write: 5s, read: 5s}}
-defaults: {{{defaults}}}
+{"".join(f"    {line}" + chr(10) for line in account)}defaults: {{{defaults}}}
 folders:
 """
     text += "".join(f"  {line}\n" for line in folders.strip().splitlines())

@@ -392,7 +392,7 @@ def test_a_hostile_name_on_the_command_line_is_escaped(ask: Ask, scene: Scene) -
 
 
 def test_the_progress_of_a_large_check_is_drawn_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in a pipe, and not for what takes no time; five times a second at most, and the end always."""
+    """Not in a pipe, and not for what takes no time; five times a second at most, and the end once."""
     assert render.progress(1 << 40) is None
     master, slave = pty.openpty()
     with open(slave, "w") as terminal:  # noqa: PTH123
@@ -401,12 +401,15 @@ def test_the_progress_of_a_large_check_is_drawn_on_a_terminal_only(monkeypatch: 
         draw = render.progress(100 << 20)
         for done in range(101):
             draw(done << 20)
+        draw(100 << 20)  # all is read, and something else is done
+        terminal.write("then")
+        terminal.flush()
         shown = ""
-        while not shown.endswith("\n"):
+        while not shown.endswith("then"):
             shown += os.read(master, 65536).decode()
     os.close(master)
     assert shown.startswith("\r  0% of 100.0 MiB read")
-    assert shown.endswith("\r100% of 100.0 MiB read\r\n")
+    assert shown.endswith("\r100% of 100.0 MiB read\r\nthen")
     assert shown.count("read") < 50
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -302,6 +302,7 @@ def test_whatever_happens_the_promise_holds(share: int) -> None:
         seed(share)(type(f"Life{share}", (Life,), {})),  # or all shares would play the same lives
         settings=settings(
             max_examples=LIVES // SHARES,
+            phases=[Phase.generate],  # a life has few steps as it is; to shorten one takes minutes
             stateful_step_count=15,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -1173,6 +1173,19 @@ def test_memory_many_columns() -> None:
     assert peak < 4
 
 
+def test_memory_a_gzip_bomb() -> None:
+    """A small file that unpacks to a large one ends at the folder's limit, having cost next to nothing."""
+    bomb = gzip.compress(b"email\n" + b" " * (64 * MIB))
+    tracemalloc.start()
+    keys = {"guards": {"max_bytes": 16 * MIB}}
+    report = check(io.BytesIO(bomb), Nowhere(), Nowhere(), folder(**keys), compressed=True)
+    peak = tracemalloc.get_traced_memory()[1] / MIB
+    tracemalloc.stop()
+    assert (report.guard, report.problem_count) == ("max_bytes", 1)
+    assert report.bytes_read < len(bomb) // 2
+    assert peak < 24
+
+
 def test_memory_wide_characters() -> None:
     """Four bytes for each character are the most that a row of the limit can take."""
     peak, report = _peak_mib(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from dropzone.drop import Report
 from dropzone.errors import Cancelled
 from dropzone.sheet import check, engine
 from dropzone.sheet.beside import Beside
-from dropzone.sheet.parts import Files, Outcome, Part, Plan
+from dropzone.sheet.check import parts_are_free
+from dropzone.sheet.parts import Files, Outcome, Part, Plan, pays
 from dropzone.sheet.patterns import ENGINES
 
 _ROWS = [
@@ -82,6 +84,26 @@ def test_a_check_in_parts_can_be_cancelled() -> None:
         with pytest.raises(Cancelled):
             check(file, io.BytesIO(), io.BytesIO(), folder(), plan=Plan(most=3, start=Beside, smallest=1_000),
                   progress=stop)  # fmt: skip
+
+
+def test_one_file_at_a_time_is_read_in_parts() -> None:
+    """Several at once keep the cores busy as it is; the next one may be, once the first is through."""
+    with ExitStack() as first, ExitStack() as second:
+        assert parts_are_free(first)
+        assert not parts_are_free(second)
+        first.close()
+        assert parts_are_free(second)
+
+
+def test_parts_are_for_what_keeps_the_interpreter_busy() -> None:
+    """Digests of addresses, and patterns by `re`; with RE2 one pass with its writing behind it is faster."""
+    hashed = Folder.from_settings(
+        json.dumps({**json.loads(folder().settings_json()), "mode": "suppress", "hash": "md5", "hash_plain": True})
+    )
+    assert pays(folder(), ENGINES["re"])
+    for name in ENGINES:
+        assert pays(hashed, ENGINES[name])
+        assert pays(folder(), ENGINES[name]) == (name == "re")
 
 
 def test_cores_change_nothing_for_a_small_or_packed_file(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """The fast engine against the plain one: the same bytes and the same report, whatever the file and wherever it is cut.
 
-`DROPZONE_FUZZ=1000000` (`make soak`) tries that many files instead of the 20,000 of `make test`. A file is made from
-its number alone, so a failure names all that is needed to see it again: ``mean(NUMBER)``.
+`make soak` tries a million files instead of the 20,000 of `make test`. A file is made from its number alone, so a
+failure names all that is needed to see it again: ``mean(NUMBER)``.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -17,15 +16,16 @@ from oracle import check as plain
 from oracle import lines as plain_lines
 from oracle import rows as plain_rows
 from oracle.mean import Case, mean
+from soak import times
 
 from dropzone.drop import Report
-from dropzone.sheet import check, hashes, trail
+from dropzone.sheet import behind, check, hashes, trail
 from dropzone.sheet import parts as plans
 from dropzone.sheet.parts import Files, Outcome, Part, Plan, read_part
 from dropzone.sheet.patterns import ENGINES
 from dropzone.sheet.rules import KEPT_OF_LONG_LINE, Refusal
 
-FILES = int(os.environ.get("DROPZONE_FUZZ", "20000"))
+FILES = times(20_000, soak=1_000_000)
 BLOCKS = max(20, FILES // 5_000)
 MODES = [(name, most) for name in ENGINES for most in (1, 2, 4)]
 
@@ -63,13 +63,14 @@ def by_the_plain_one(case: Case, patch: pytest.MonkeyPatch) -> Found:
 
 
 def by_the_fast_one(case: Case, engine: str, parts: int, patch: pytest.MonkeyPatch) -> Found:
-    """With what is large made small, so that small files get there, and with and without numpy."""
+    """With what is large made small, so that small files get there; with and without numpy, and a second thread."""
     prepared, rejects = io.BytesIO(), io.BytesIO()
     patch.setattr(trail, "SMALL", [0, 40, 1 << 20][case.number % 3])
     patch.setattr(hashes, "BLOCK", [2, 7, 1 << 19][case.number // 3 % 3])
     patch.setattr(hashes, "best", [hashes.best, lambda _: hashes.Plain()][case.number // 9 % 2])
     if case.number % 4 == 0:  # cut where it is wrong, too: in the middle of cells in quotes
         patch.setattr(plans, "_is_row", lambda *_: True)
+    patch.setattr(behind, "_AT_ONCE", 40)
     patch.setattr(hashes, "anywhere", lambda: True)  # here all parts are read by one interpreter
     with tempfile.TemporaryFile() as file:
         file.write(case.content)
@@ -82,6 +83,7 @@ def by_the_fast_one(case: Case, engine: str, parts: int, patch: pytest.MonkeyPat
             compressed=case.compressed,
             chunk=case.chunk,
             row_limit=case.row_limit,
+            cores=1 + case.number % 2,
             engine=ENGINES[engine],
             plan=Plan(most=1 if case.compressed else parts, start=Here, smallest=1),
         )
@@ -95,6 +97,7 @@ def comparable(report: Report, prepared: io.BytesIO, rejects: io.BytesIO) -> Fou
     return report, prepared.getvalue(), rejects.getvalue()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_the_fast_engine_gives_what_the_plain_one_gives(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepared copy, rejects and report are the same, byte for byte, with every engine for patterns."""

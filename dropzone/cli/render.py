@@ -540,13 +540,14 @@ def progress(total: int) -> Any:
     """A callable that draws how far a check is, on a terminal; None elsewhere."""
     if not sys.stderr.isatty() or total < 32 * 1024 * 1024:
         return None
-    last = 0.0
+    last, whole = 0.0, False
 
     def draw(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last < 0.2 and done < total:
+        nonlocal last, whole
+        now = time.monotonic()
+        if whole or (now - last < 0.2 and done < total):
             return
-        last = time.monotonic()
+        last, whole = now, done >= total  # all may be read and not all done: then it is told again and again
         click.echo(f"\r{done / total:4.0%} of {size(total)} read", nl=done >= total, err=True)
 
     return draw

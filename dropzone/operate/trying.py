@@ -46,7 +46,9 @@ def _read(
     try:
         with open(file, "rb", opener=opener) as source, _sink(None) as rejects:
             compressed = os.fsencode(file.name).lower().endswith(b".gz")
-            return sheet.check(source, prepared, rejects, folder, compressed=compressed, progress=progress)
+            return sheet.check(
+                source, prepared, rejects, folder, compressed=compressed, progress=progress, cores=sheet.cores()
+            )
     except OSError as error:
         where = error.filename or file
         raise OperatorError(f"cannot use {printable(str(where))}: {error.strerror}", "Is the path right?") from error

@@ -84,7 +84,8 @@ class Body:
             if len(piece) != count:
                 what = "longer" if len(piece) > count else "shorter"
                 raise FolderError("read", self._name, f"it is {what} than the {self.size:,} bytes that were prepared")
-            yield b"".join((before, piece, after if last else b""))
+            # Alone it goes as it is: to copy each piece into a new one took a tenth of an upload's CPU time (measured).
+            yield b"".join((before, piece, after if last else b"")) if before or last else piece
             # Only now, when the next piece is asked for, has this one left. A write that failed never comes back here.
             before, self.sent, self.whole = b"", self.sent + count, last
             if self.progress:

@@ -3,6 +3,7 @@
 Binary streams in and out; knows no paths, no ledger and no network. `check` reads a file once, in bounded memory.
 
     rules     the one table: what is said of each rule and repair, what an address is, the limits
+    source    the bytes of a file, for reading them twice
     text      bytes to text: unpacking, decoding, line ends
     lines     a bounded window over the text, with whole rows in sight
     header    the first line: delimiter, names of columns, their order
@@ -13,12 +14,14 @@ Binary streams in and out; knows no paths, no ledger and no network. `check` rea
     tiers     which of them are tried on a file, in which order
     reading   the rows of a file or of a part: what becomes of each, what is counted
     trail     which rows may repeat an address (`hashes`: many at once), and `repeats` which do; `held`: the last wins
+    behind    writing and hashing, on another core while reading goes on; `cores`: how many there are
     parts     a large file cut into parts, `beside`: each read by an interpreter of its own
     check     the order of it all, and the verdict
 """
 
 from dropzone.sheet.check import check
+from dropzone.sheet.cores import cores
 from dropzone.sheet.patterns import engine
 from dropzone.sheet.rules import mask
 
-__all__ = ["check", "engine", "mask"]
+__all__ = ["check", "cores", "engine", "mask"]

@@ -71,8 +71,8 @@ def main() -> None:
     """Read the part that standard input holds and tell standard output of it."""
     orders, answers = sys.stdin.buffer, sys.stdout.buffer
     part, (fd, *others) = pickle.load(orders)  # noqa: S301 - what `Beside` has written
-    prepared, rejects, rows, hashes = map(_open, others)
-    files = Files(prepared=prepared, rejects=rejects, rows=rows, hashes=hashes)
+    prepared, rejects, frames, hashes = map(_open, others)
+    files = Files(prepared=prepared, rejects=rejects, frames=frames, hashes=hashes)
 
     def tell(bytes_read: int) -> None:
         try:

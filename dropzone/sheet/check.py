@@ -8,23 +8,26 @@ Memory is bounded by the longest allowed row, whatever the file; the time is lin
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import IO
 
 from dropzone.config import Folder
 from dropzone.drop import MAX_PROBLEMS, Report
+from dropzone.sheet.behind import Behind, Later
 from dropzone.sheet.beside import Beside
 from dropzone.sheet.hashes import new_key
 from dropzone.sheet.header import Header, describe, read_header
 from dropzone.sheet.held import HeldRows
 from dropzone.sheet.lines import Lines
-from dropzone.sheet.parts import Files, Others, Outcome, Part, Plan, find_cuts, find_file
+from dropzone.sheet.parts import Files, Others, Outcome, Part, Plan, find_cuts, find_file, pays
 from dropzone.sheet.patterns import Engine, best
 from dropzone.sheet.reading import Reading, Tally
 from dropzone.sheet.repeats import Repeats, Sink
 from dropzone.sheet.rules import ROW_LIMIT, Refusal, Repair
-from dropzone.sheet.text import CHUNK, Source, Text, as_bytes
+from dropzone.sheet.source import Source, Twice
+from dropzone.sheet.text import CHUNK, Text, as_bytes
 from dropzone.sheet.trail import Trail, find_repeats
 
 _COPIED = 1 << 20  # bytes at a time
@@ -65,55 +68,101 @@ def check(
     (`Cancelled`) ends the check, and so does an OSError of the streams. Temporary files are made in `scratch`, or
     where the system has them; they are needed for a great many rows, or with `repeats: last`.
 
-    With `cores` a large file is read in as many parts side by side, if it is one that can be (an open, plain file in
-    UTF-8); the outcome is the same. `row_limit`, `engine` and `plan` are there for tests: how many characters a row
-    may have, what runs the patterns, and how parts are cut.
+    With more than one of `cores`, writing and hashing go on beside the reading, and a large file is read in as many
+    parts side by side, if it is one that can be (an open, plain file in UTF-8) and is faster so; the outcome is the
+    same. `row_limit`, `engine` and `plan` are there for tests: how many characters a row may have, what runs the
+    patterns, and how parts are cut.
     """
     with ExitStack() as files:
-        checking = _Check(folder, prepared, rejects, files, scratch)
-        told = progress or (lambda _: None)
-        text = Text(
+        checking = _Check(
             source,
+            prepared,
+            rejects,
             folder,
-            checking.tally.repairs,
+            files,
             compressed=compressed,
-            progress=lambda count: told(count + checking.others.bytes_read),
+            progress=progress or (lambda _: None),
             chunk=chunk,
+            scratch=scratch,
+            beside=cores > 1,
         )
-        plan = plan or Plan(most=1 if compressed else cores, start=Beside)
+        engine = engine or best()
+        if plan is None:
+            in_parts = cores > 1 and not compressed and pays(folder, engine) and parts_are_free(files)
+            plan = Plan(most=cores if in_parts else 1, start=Beside)
         try:
-            return checking.run(source, text, Lines(text, limit=row_limit), engine or best(), plan)
+            return checking.run(engine, plan, row_limit)
         except Refusal as refusal:
             return Report(
                 problems=refusal.problems[:MAX_PROBLEMS],
                 problem_count=len(refusal.problems),
-                bytes_read=text.bytes_read,
+                bytes_read=checking.text.bytes_read,
                 refused=refusal.why,
                 guard=refusal.guard,
             )
 
 
-class _Check:
-    """One check: what it writes to, what it has found."""
+_in_parts = threading.Lock()
 
-    def __init__(self, folder: Folder, prepared: Sink, rejects: Sink, files: ExitStack, scratch: str | None) -> None:
-        self.tally = Tally()
-        self.others = Others(files, scratch)
+
+def parts_are_free(files: ExitStack) -> bool:
+    """Whether no other file is read in parts just now; if so, none is until `files` is left.
+
+    Several files at once keep the cores busy as it is, and each part takes the memory of an interpreter.
+    """
+    if not _in_parts.acquire(blocking=False):
+        return False
+    files.callback(_in_parts.release)
+    return True
+
+
+class _Check:
+    """One check: what it reads and writes to, what it has found."""
+
+    def __init__(
+        self,
+        source: Source,
+        prepared: Sink,
+        rejects: Sink,
+        folder: Folder,
+        files: ExitStack,
+        *,
+        compressed: bool,
+        progress: Callable[[int], None],
+        chunk: int,
+        scratch: str | None,
+        beside: bool,
+    ) -> None:
         self._folder = folder
-        self._prepared = prepared
-        self._rejects = rejects
         self._files = files
         self._scratch = scratch
+        self._tally = Tally()
+        self._others = others = Others(files, scratch)
+        self._source = Twice(source, files, scratch)
+        self.text = Text(
+            self._source,
+            folder,
+            self._tally.repairs,
+            compressed=compressed,
+            progress=lambda count: progress(count + others.bytes_read),
+            chunk=chunk,
+        )
+        self._tell = self.text.tell_progress
+        self._writing = files.enter_context(Behind(beside=beside))
+        self._hashing = files.enter_context(Behind(beside=beside))
+        self._prepared = Later(prepared, self._writing)
+        self._rejects = rejects
         self._held = files.enter_context(HeldRows(scratch)) if folder.repeats == "last" else None
         superseded = self._held.supersede if self._held else None
-        self._repeats = files.enter_context(Repeats(superseded=superseded, scratch=scratch))
+        self._repeats = files.enter_context(Repeats(superseded=superseded, tell=self._tell, scratch=scratch))
 
-    def run(self, source: Source, text: Text, lines: Lines, engine: Engine, plan: Plan) -> Report:
+    def run(self, engine: Engine, plan: Plan, row_limit: int) -> Report:
         """Read the header and all rows. Raises `Refusal` where the text cannot be read to its end."""
-        header = read_header(lines, self._folder, self.tally.repairs)
+        text, lines = self.text, Lines(self.text, limit=row_limit)
+        header = read_header(lines, self._folder, self._tally.repairs)
         self._prepared.write(header.line.encode() + b"\n")
         rejects = _Rejects(self._rejects, header)
-        trail = Trail(self._file(), self._file(), new_key())
+        trail = self._trail(self._file(), self._file(), new_key(), header)
         reading = Reading(
             self._folder,
             header,
@@ -121,36 +170,37 @@ class _Check:
             prepared=self._prepared,
             rejects=rejects,
             trail=trail,
-            tally=self.tally,
+            tally=self._tally,
             held=self._held,
         )
-        self._begin_others(source, text, lines, header, engine, plan, trail.key)
+        self._begin_others(lines, header, engine, plan, trail.key)
         reading.read_all(lines)
         trails, bytes_read = [trail], text.bytes_read
         if text.stop is not None:
-            if outcomes := self._outcomes(lines, text):
-                trails += [
-                    self._take(*each, rejects, trail.key) for each in zip(self.others.files, outcomes, strict=True)
-                ]
+            if outcomes := self._outcomes(lines):
+                for files, outcome in zip(self._others.files, outcomes, strict=True):
+                    self._take(files, outcome, rejects)
+                    trails.append(self._trail(files.frames, files.hashes, trail.key, header, outcome))
                 bytes_read = outcomes[-1].end
             else:
                 text.go_on()
                 reading.read_all(lines)
                 bytes_read = text.bytes_read
-        find_repeats(trails, self._repeats, reading.key_of, self._scratch, text.tell_progress)
+        find_repeats(trails, self._repeats, reading.key_of, self._scratch, self._tell)
         self._repeats.finish()
         if self._held:
-            self._held.release(self._prepared)
-            self.tally.repairs[Repair.SUPERSEDED] = self._repeats.count
-        return self._report(header, text.encoding, bytes_read)
+            self._held.release(self._prepared, self._tell)
+            self._tally.repairs[Repair.SUPERSEDED] = self._repeats.count
+        self._prepared.flush()
+        self._writing.finish()
+        return self._report(header, bytes_read)
 
     # ------------------------------------------------------------------------------------------------- parts
 
-    def _begin_others(
-        self, source: Source, text: Text, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes
-    ) -> None:
+    def _begin_others(self, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes) -> None:
         """Cut the file, if it is to be and can be, and have all parts but the first one read."""
-        fd = find_file(source, text, self._folder) if plan.most > 1 else None
+        text = self.text
+        fd = find_file(self._source, text, self._folder) if plan.most > 1 else None
         cuts = find_cuts(fd, plan, text.bytes_read, header, self._folder, engine) if fd is not None else []
         if fd is None or not cuts:
             return
@@ -170,27 +220,46 @@ class _Check:
             for start, stop in zip(cuts, [*cuts[1:], None], strict=True)
         ]
         text.stop = cuts[0]
-        self.others.begin(parts, fd, plan.start)
+        self._others.begin(parts, fd, plan.start)
 
-    def _outcomes(self, lines: Lines, text: Text) -> list[Outcome]:
+    def _outcomes(self, lines: Lines) -> list[Outcome]:
         """What came of the other parts, if the first one ended with a row and all others did."""
-        return self.others.wait(text.tell_progress) if lines.passed == text.stop_at else []
+        return self._others.wait(self._tell) if lines.passed == self.text.stop_at else []
 
-    def _take(self, files: Files, outcome: Outcome, rejects: Sink, key: bytes) -> Trail:
-        """Add what a part came to, to what those before it did; its trail."""
-        self.tally.add(outcome.tally)
+    def _take(self, files: Files, outcome: Outcome, rejects: Sink) -> None:
+        """Add what a part came to, to what those before it did."""
+        self._tally.add(outcome.tally)
         for sink, file in ((self._prepared, files.prepared), (rejects, files.rejects)):
             file.seek(0)
             while piece := file.read(_COPIED):
+                self._tell()
                 sink.write(piece)
-        return Trail(files.rows, files.hashes, key, count=outcome.count)
+
+    # ------------------------------------------------------------------------------------------------ the end
+
+    def _trail(
+        self, frames: IO[bytes], hashes: IO[bytes], key: bytes, header: Header, part: Outcome | None = None
+    ) -> Trail:
+        """The trail of what is read here, or the one that a part has left."""
+
+        def again() -> Iterator[bytes]:
+            if part is None:
+                return self.text.again(self._source.again())
+            return self.text.again(self._source.again(part.start), part.start)
+
+        count = part.count if part else 0
+        return Trail(frames, hashes, key, self._hashing, again, end=header.entry_end, count=count)
 
     def _file(self) -> IO[bytes]:
         return self._files.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self._scratch))
 
-    def _report(self, header: Header, encoding: str, bytes_read: int) -> Report:
-        tally = self.tally
-        facts = {"encoding": encoding, "delimiter": describe(header.dialect), "hash": self._folder.hash or "none"}
+    def _report(self, header: Header, bytes_read: int) -> Report:
+        tally = self._tally
+        facts = {
+            "encoding": self.text.encoding,
+            "delimiter": describe(header.dialect),
+            "hash": self._folder.hash or "none",
+        }
         return Report(
             columns=header.columns,
             rows=tally.rows,

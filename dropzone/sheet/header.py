@@ -54,6 +54,11 @@ class Header:
         return tuple(self.names[index] for index in self.order)
 
     @property
+    def entry_end(self) -> bytes:
+        """What stands behind the address in a row that is written."""
+        return b"," if len(self.order) > 1 else b"\n"
+
+    @property
     def line(self) -> str:
         """The header line of the prepared copy, without its line end."""
         return ",".join(_written(name) for name in self.columns)

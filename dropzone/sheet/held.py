@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import compress
 from struct import Struct
@@ -42,10 +43,11 @@ class HeldRows:
         self._marks.seek(line)
         self._marks.write(b"\1")
 
-    def release(self, prepared: Sink) -> None:
-        """Write the rows that are left, in the order in which they came."""
+    def release(self, prepared: Sink, tell: Callable[[], object] = lambda: None) -> None:
+        """Write the rows that are left, in the order in which they came; `tell` is called meanwhile, and may raise."""
         self._rows.seek(0)
         while frame := self._rows.read(_FRAME.size):
+            tell()
             line, count, size = _FRAME.unpack(frame)
             rows = self._rows.read(size)
             self._marks.seek(line)

@@ -11,10 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
+from dropzone.sheet.hashes import count_lines
 from dropzone.sheet.rules import KEPT_OF_LONG_LINE, ROW_LIMIT, Fault, Refusal, Rule, refusal
 from dropzone.sheet.text import Text, bytes_of, text_of
 
 _UNDECODABLE = re.compile("[\udc00-\udcff]")
+_EMPTY = re.compile(rb"\n++")
 _WIDEST = 4  # bytes of a character
 
 
@@ -81,18 +83,29 @@ class Lines:
             raise self._refusal
         return False
 
+    def skip_empty(self) -> int:
+        """Move past the empty lines that come next, as many as are in sight; how many they were."""
+        found = _EMPTY.match(self._text, self._at, self._end(len(self._text)))
+        if found is None:
+            return 0
+        count = found.end() - self._at
+        self._move(found.end(), count)
+        return count
+
+    def tell_progress(self) -> None:
+        """Tell how far it is, for who takes long over what is in sight."""
+        self._source.tell_progress()
+
     def run(self, pattern: Pattern) -> bytes:
         """Move past as many of the rows in sight as `pattern` takes, and give them; empty if it takes none.
 
         No row in it is over the limit: all together are not.
         """
-        stop = self._source.stop_at
-        reach = self.limit + 1 if stop is None else min(self.limit + 1, stop - self.passed)
-        found = pattern.match(self._text, self._at, min(len(self._text), self._at + reach))
+        found = pattern.match(self._text, self._at, self._end(self.limit + 1))
         if found is None:
             return b""
         rows = self._text[self._at : found.end()]
-        self._move(found.end(), rows.count(b"\n"))
+        self._move(found.end(), count_lines(rows))
         return rows
 
     def peek(self) -> Peek | None:
@@ -150,6 +163,11 @@ class Lines:
             before = text_of(self._text[start or self._at : nul])
             raise refusal(Rule.NUL, line, len(before) + 1 + (0 if start else passed))
         self._move(end, self._text.count(b"\n", self._at, end))
+
+    def _end(self, reach: int) -> int:
+        """Where in sight `reach` bytes end, or what is to be read, if that is earlier."""
+        stop = self._source.stop_at
+        return min(len(self._text), self._at + (reach if stop is None else min(reach, stop - self.passed)))
 
     def _move(self, end: int, lines: int) -> None:
         self.passed += end - self._at

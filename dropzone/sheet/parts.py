@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,11 +17,13 @@ from typing import IO, Protocol
 
 from dropzone.config import Folder
 from dropzone.sheet import hashes
+from dropzone.sheet.behind import Behind
 from dropzone.sheet.header import Header
 from dropzone.sheet.lines import Lines, Pattern
 from dropzone.sheet.patterns import ENGINES, Engine
 from dropzone.sheet.reading import Reading, Tally
-from dropzone.sheet.text import Source, Text
+from dropzone.sheet.source import Stretch, Twice
+from dropzone.sheet.text import Text
 from dropzone.sheet.tiers import tiers
 from dropzone.sheet.trail import Trail
 
@@ -49,10 +50,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a part came to: `count` good rows, read up to the byte `end`; `whole` says that a row ended there."""
+    """What a part came to: `count` good rows between two bytes of the file; `whole` says that a row ended at `end`."""
 
     tally: Tally
     count: int
+    start: int
     end: int
     whole: bool
 
@@ -63,12 +65,12 @@ class Files:
 
     prepared: IO[bytes]
     rejects: IO[bytes]
-    rows: IO[bytes]
+    frames: IO[bytes]
     hashes: IO[bytes]
 
     def all(self) -> tuple[IO[bytes], ...]:
         """In the order of the fields."""
-        return self.prepared, self.rejects, self.rows, self.hashes
+        return self.prepared, self.rejects, self.frames, self.hashes
 
 
 class Running(Protocol):
@@ -99,34 +101,27 @@ class Plan:
     smallest: int = SMALLEST
 
 
-class Stretch:
-    """A file from one of its bytes on, read without moving anybody's place in it."""
+def pays(folder: Folder, engine: Engine) -> bool:
+    """Whether parts are faster than one pass with its writing and hashing on another core.
 
-    def __init__(self, fd: int, start: int) -> None:
-        self._fd = fd
-        self._at = start
-
-    def read(self, size: int, /) -> bytes:
-        piece = os.pread(self._fd, size, self._at)
-        self._at += len(piece)
-        return piece
+    They are where the interpreter itself has most of the work: with patterns run by `re`, and with a digest for each
+    address. RE2 lets other threads go on meanwhile, and what a part has written must be copied once more.
+    """
+    return engine.name == "re" or folder.hash_plain
 
 
-def find_file(source: Source, text: Text, folder: Folder) -> int | None:
+def find_file(source: Twice, text: Text, folder: Folder) -> int | None:
     """The descriptor of a source that can be read in parts, None of any other.
 
     It has to be a plain file read from its start, in UTF-8 (a line end is found without decoding all before it), not
     over its limit. Superseded rows are held back in one place, and without numpy hashes hold in one interpreter only.
     """
-    try:
-        fd, at = source.fileno(), source.tell()  # type: ignore[attr-defined]
-    except (AttributeError, OSError):
+    if source.file is None:
         return None
-    if not stat.S_ISREG(os.fstat(fd).st_mode) or at != text.bytes_read:
-        return None
+    fd, start = source.file
     in_utf_8 = codecs.lookup(text.encoding).name == "utf-8"
     fits = os.fstat(fd).st_size <= folder.guards.max_bytes
-    return fd if in_utf_8 and fits and folder.repeats != "last" and hashes.anywhere() else None
+    return fd if start == 0 and in_utf_8 and fits and folder.repeats != "last" and hashes.anywhere() else None
 
 
 def find_cuts(fd: int, plan: Plan, after: int, header: Header, folder: Folder, engine: Engine) -> list[int]:
@@ -165,7 +160,7 @@ def new_files(files: ExitStack, scratch: str | None) -> Files:
     def new() -> IO[bytes]:
         return files.enter_context(tempfile.TemporaryFile(dir=scratch))
 
-    return Files(prepared=new(), rejects=new(), rows=new(), hashes=new())
+    return Files(prepared=new(), rejects=new(), frames=new(), hashes=new())
 
 
 class Others:
@@ -218,17 +213,17 @@ def read_part(part: Part, fd: int, files: Files, progress: Callable[[int], None]
     )
     text.stop = None if part.stop is None else part.stop - part.start
     lines = Lines(text, limit=part.row_limit, line=1 + _count_lines(fd, part.start))
-    trail = Trail(files.rows, files.hashes, part.key)
+    trail = Trail(files.frames, files.hashes, part.key, Behind(beside=False), end=part.header.entry_end)
     engine = ENGINES[part.engine]
     reading = Reading(
         folder, part.header, engine, prepared=files.prepared, rejects=files.rejects, trail=trail, tally=tally
     )
     reading.read_all(lines)
-    trail.flush(hashes.best(part.key))
+    trail.finish(hashes.best(part.key))
     for file in files.all():
         file.flush()
     whole = text.stop is None or lines.passed == text.stop_at
-    return Outcome(tally=tally, count=trail.count, end=part.start + text.bytes_read, whole=whole)
+    return Outcome(tally=tally, count=trail.count, start=part.start, end=part.start + text.bytes_read, whole=whole)
 
 
 def _count_lines(fd: int, end: int) -> int:

@@ -24,6 +24,8 @@ from dropzone.sheet.text import as_bytes, text_of
 from dropzone.sheet.tiers import Tier, tiers
 from dropzone.sheet.trail import Trail
 
+_TELL = 4096  # rows that take a tenth of a second when they are read one by one
+
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
@@ -78,23 +80,33 @@ class Reading:
 
     def read_all(self, lines: Lines) -> None:
         """All rows up to where `lines` is to stop. Raises `Refusal` where the text cannot be read to its end."""
+        rows = 0
         while lines.more():
-            if not any(self._run(lines, tier) for tier in self._tiers):
+            if empty := lines.skip_empty():
+                self._tally.repairs[Repair.BLANK_LINES] += empty
+            elif not any(self._run(lines, tier) for tier in self._tiers):
                 self._row(lines)
+                rows += 1
+                if rows % _TELL == 0:  # one chunk may hold a hundred thousand
+                    lines.tell_progress()
 
-    def key_of(self, row: bytes) -> tuple[str, int]:
-        """What stands in the column of the addresses of a good row as it came, for comparing, and its column."""
-        cells, _, _ = self._header.dialect.parse(text_of(row), len(self._header.names))
+    def key_of(self, row: bytes) -> tuple[str, int] | None:
+        """What stands in the column of the addresses of a row as it came, for comparing, and its column; None if none.
+
+        A row that was good when it was read first is none only if somebody has changed the file meanwhile.
+        """
+        cells, fields, _ = self._header.dialect.parse(text_of(row), len(self._header.names))
+        if fields != len(self._header.names):
+            return None
         cell = cells[self._header.order[0]]
         entry = self._read(cell)
-        assert isinstance(entry, Entry)  # it was good when it was read first
-        return entry.key, cell.start + 1
+        return (entry.key, cell.start + 1) if isinstance(entry, Entry) else None
 
     # ------------------------------------------------------------------------------------------- many rows
 
     def _run(self, lines: Lines, tier: Tier) -> bool:
         """The rows that `tier` takes, if it takes the next one."""
-        line = lines.line
+        line, place = lines.line, lines.passed
         run = lines.run(tier.pattern)
         if not run:
             return False
@@ -102,7 +114,7 @@ class Reading:
         self._tally.rows += count
         self._tally.kinds.setdefault(tier.hashes, line)
         written = tier.rewrite(run, self._tally.repairs) if tier.rewrite else run
-        self._trail.add_run(line, count, run, written)
+        self._trail.add_run(line, count, place, run, written)
         if self._held:
             self._held.add(line, written, count)
         else:

@@ -21,6 +21,7 @@ FIRST = 10  # repeats that a report names
 
 _HELD = 16 << 20  # bytes of keys in memory, with what Python adds to each
 _OVERHEAD = 160
+_TELL = 4096  # keys that are gone through in a few milliseconds
 _PARTS = 16  # temporary files of a level; three levels are enough for a hundred million keys
 
 
@@ -42,14 +43,21 @@ class _Repeat(NamedTuple):
 class Repeats:
     """The rows of one file whose key stood in an earlier row. Leaving it as a context removes what was put on disk.
 
-    `superseded` is called with the line of each row that a later one repeats, in no order, at the latest by `finish`.
+    `superseded` is called with the line of each row that a later one repeats, in no order, at the latest by `finish`,
+    and `tell` again and again meanwhile; it may raise.
     """
 
     def __init__(
-        self, *, superseded: Callable[[int], object] | None = None, scratch: str | None = None, held: int = _HELD
+        self,
+        *,
+        superseded: Callable[[int], object] | None = None,
+        tell: Callable[[], object] = lambda: None,
+        scratch: str | None = None,
+        held: int = _HELD,
     ) -> None:
         self.count = 0
         self.held = held
+        self.tell = tell
         self._superseded = superseded
         self._scratch = scratch
         self._first: list[_Repeat] = []
@@ -121,7 +129,9 @@ class _Tally:
         for part in self._parts:
             inner = _Tally(self._repeats, self._level + 1)
             part.seek(0)
-            for entry in part:
+            for number, entry in enumerate(part):
+                if number % _TELL == 0:
+                    self._repeats.tell()
                 line, column, key = entry.split()
                 inner.add(key, int(line), int(column))
             inner.finish()

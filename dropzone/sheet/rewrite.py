@@ -34,7 +34,7 @@ class Rewrite:
         # One character before what is looked for, so that `re` can find it without trying every place.
         self._behind_delimiter = re.compile(re.escape(self._delimiter) + blank + b"++")
         self._behind_line_end = re.compile(b"\n" + blank + b"++")
-        self._endings = [bytes([each]) + end for each in self._blanks for end in (self._delimiter, b"\n")]
+        self._endings = {each: (bytes([each]) + self._delimiter, bytes([each]) + b"\n") for each in self._blanks}
         self._with_comma = re.compile(b"(" + separator + b')((?!")[^,' + self._delimiter + b"\n]*+," + cell + b"*+)")
 
     def __call__(self, run: bytes, repairs: Counter[Repair]) -> bytes:
@@ -63,7 +63,10 @@ class Rewrite:
 
     def _trimmed(self, text: bytes, repairs: Counter[Repair]) -> bytes:
         """No blanks around the cells; a cell counts once, whether it had some on one side or on both."""
-        if any(ending in text for ending in self._endings):
+        blanks = [blank for blank in self._blanks if blank in text]
+        if not blanks:
+            return text
+        if any(ending in text for blank in blanks for ending in self._endings[blank]):
             return self._stripped(text, repairs)
         text, behind_delimiters = self._behind_delimiter.subn(self._delimiter, text)
         text, behind_line_ends = self._behind_line_end.subn(b"\n", b"\n" + text)

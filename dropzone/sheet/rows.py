@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dropzone.sheet.lines import Lines, Peek
-from dropzone.sheet.rules import Fault, Rule
+from dropzone.sheet.rules import CONTROLS, Fault, Rule
 
-# Unicode's control characters (C0, DEL, C1) but tab, which is a blank, and LF, which is the line end here.
-_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(f"[{CONTROLS}]")
 
 
 class Cell(NamedTuple):
@@ -86,16 +85,22 @@ class Dialect:
         """The first `most` cells of a row, the number of all, and what is wrong with its quotes."""
         kept: list[Cell] = []
         fields = 0
+        last_quote = text.rfind('"')
         for cell in self.cells(text):
             if isinstance(cell, Fault):
                 return (), 0, cell
             fields += 1
             if fields <= most:  # a row of a million cells must not become a million objects
                 kept.append(cell)
+            elif cell.end > last_quote:  # nor be looked at a million times
+                return tuple(kept), fields + text.count(self.delimiter, cell.end), None
         return tuple(kept), fields, None
 
     def cells(self, text: str) -> Iterator[Cell | Fault]:
         """The cells of a row, one after the other. Ends with a fault where its quotes are wrong."""
+        if '"' not in text:
+            yield from self._unquoted_cells(text)
+            return
         at = 0
         while at <= len(text):
             cell = self._cell(text, at)
@@ -103,6 +108,18 @@ class Dialect:
             if isinstance(cell, Fault):
                 return
             at = cell.end + 1
+
+    def _unquoted_cells(self, text: str) -> Iterator[Cell]:
+        """The cells of a row without a quote, of which most bad rows are: three times as fast."""
+        blanks, at = self.blanks, 0
+        while at <= len(text):
+            end = text.find(self.delimiter, at)
+            if end < 0:
+                end = len(text)
+            behind_blanks = text[at:end].lstrip(blanks)
+            written = behind_blanks.rstrip(blanks)
+            yield Cell(end - len(behind_blanks), end, written, len(written) < end - at)
+            at = end + 1
 
     def _cell(self, text: str, at: int) -> Cell | Fault:
         start = self._past_blanks(text, at)

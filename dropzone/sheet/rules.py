@@ -18,6 +18,8 @@ ROW_LIMIT = 1 << 20  # characters of a row, its newlines in quotes counted, its 
 KEPT_OF_LONG_LINE = 1 << 10  # characters of a line over the limit that the rejects carry
 MAX_COLUMNS = 1_000
 BLANKS = " \t"
+# Unicode's control characters (C0, DEL, C1) but tab, which is a blank, and LF, which is the line end here.
+CONTROLS = "\0-\x08\x0b-\x1f\x7f-\x9f"
 DELIMITERS = (",", ";", "\t")
 DIGEST_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 SHOWN = 60  # characters of a partner's text that a sentence quotes

@@ -20,10 +20,10 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Protocol
 
 from dropzone.config import Folder
 from dropzone.sheet.rules import Repair, Rule, refusal
+from dropzone.sheet.source import Counted, Source
 
 CHUNK = 1 << 18  # bytes read at a time; the result does not depend on it
 
@@ -41,12 +41,6 @@ _SIGNATURES = (
 )
 _UTF_8 = ("utf-8", "utf-8-sig")
 _HEAD = max(len(start) for start, _ in _SIGNATURES)
-
-
-class Source(Protocol):
-    """What a file has to offer to be read: no seeking, no size."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 def _swap(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -78,31 +72,6 @@ def bytes_of(text: str) -> bytes:
 # ----------------------------------------------------------------------------------------------- bytes to text
 
 
-class _Counted:
-    """A source that tells how far it has been read, and always gives as much as is asked for while it can."""
-
-    def __init__(self, source: Source, progress: Callable[[int], None]) -> None:
-        self._source = source
-        self._progress = progress
-        self.count = 0
-
-    def read(self, size: int, /) -> bytes:
-        pieces = []
-        while size and (piece := self._source.read(size)):
-            pieces.append(piece)
-            size -= len(piece)
-            self.count += len(piece)
-        self.tell_progress()
-        return b"".join(pieces)
-
-    def tell_progress(self) -> None:
-        self._progress(self.count)
-
-    def seek(self, position: int, /) -> int:
-        """There for gzip's types only: gzip seeks when it is asked to rewind, which nobody does here."""
-        raise NotImplementedError(position)
-
-
 class Text:
     """The text of one file in pieces, with LF line ends. `repairs` gets what had to be put right for that.
 
@@ -131,8 +100,8 @@ class Text:
         self._beyond: Counter[Repair] = Counter()
         self._start = start
         self._given = 0
-        self._counted = _Counted(source, progress)
-        self._limit = folder.guards.max_bytes
+        self._counted = Counted(source, progress)
+        self._folder = folder
         self._compressed = compressed
         self._repairs = repairs
         self.chunk = chunk
@@ -159,6 +128,23 @@ class Text:
                 self.stop_at = self._given
             yield piece
 
+    def again(self, source: Source, start: int = 0) -> Iterator[bytes]:
+        """The pieces of this text, or of what begins `start` bytes into the file, from a source that gives it anew.
+
+        What is repaired does not count this time, and `progress` is told what it was told last.
+        """
+        text = Text(
+            source,
+            self._folder,
+            Counter(),
+            compressed=self._compressed,
+            progress=lambda _: self.tell_progress(),
+            chunk=self.chunk,
+            start=start,
+            encoding=self.encoding,
+        )
+        return text.pieces()
+
     def _plain(self) -> Iterator[bytes]:
         return iter(lambda: self._counted.read(self._until_stop()), b"")
 
@@ -183,8 +169,12 @@ class Text:
         total = self._start
         for chunk in chunks:
             total += len(chunk)
-            if total > self._limit:
-                raise refusal(Rule.TOO_BIG, limit=self._limit, unpacked=" when unpacked" if self._compressed else "")
+            if total > self._folder.guards.max_bytes:
+                raise refusal(
+                    Rule.TOO_BIG,
+                    limit=self._folder.guards.max_bytes,
+                    unpacked=" when unpacked" if self._compressed else "",
+                )
             yield chunk
 
     def _decoded(self, chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -1,8 +1,9 @@
 """The trail of a check: enough of every good row to say afterwards which addresses came again, in bounded memory.
 
-While rows go by, each leaves a hash of eight bytes, and runs of rows are put by as they came; both go to temporary
-files once they are many. At the end the hashes tell which rows may be repeats; none, mostly, or a few. Only these are
-read again and compared exactly (`repeats`), so that the counts never rest on a hash.
+While rows go by, each leaves a hash of eight bytes, and each run of rows the place in the text where it stands; both go
+to temporary files once they are many. At the end the hashes tell which rows may be repeats; none, mostly, or a few. If
+there are some, the text is read once more for them, and they are compared exactly (`repeats`), so that the counts never
+rest on a hash.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from struct import Struct
 from typing import IO, Protocol
 
 from dropzone.sheet import hashes
+from dropzone.sheet.behind import Behind
 from dropzone.sheet.hashes import SIZE, Hashing, Plain
 
-_FRAME = Struct("<BQII")  # kind, line, number of rows or column, bytes that follow
-_CANONICAL, _REWRITTEN, _SINGLE = range(3)  # a run as it was written; one as it came; the key of one row
+_FRAME = Struct("<BQQII")  # kind, line; of a run its place, rows and bytes; of one row its column, 1, its key's bytes
+_CANONICAL, _REWRITTEN, _SINGLE = range(3)  # a run that was written as it came; one that was not; one row
 _AT_ONCE = 1 << 17  # bytes that are hashed at a time: what stays in a processor's cache is three times as fast
 SMALL = 1 << 20  # bytes of rows up to which no library need be imported and nothing goes to disk
 _MARKS = 22  # bits of a hash at most that tell whether it is marked: with a byte for each, 4 MiB
@@ -29,64 +31,90 @@ class Exact(Protocol):
 
 
 class Trail:
-    """What the rows of a file, or of one part of it, leave. `rows` and `hashes` are files, empty or with `count` rows.
+    """What the rows of a file, or of a part, leave. `frames` and `hashes` are files, empty or with `count` rows.
 
-    `key` is what hashes are keyed with; trails that are to be searched together share it.
+    `key` is what hashes are keyed with; trails that are to be searched together share it. `again` gives the text in
+    which the rows stand once more, in pieces. `end` is what stands behind an address: a comma, or the line end.
     """
 
-    def __init__(self, rows: IO[bytes], hashes: IO[bytes], key: bytes, *, count: int = 0) -> None:
-        self.rows = rows
+    def __init__(
+        self,
+        frames: IO[bytes],
+        hashes: IO[bytes],
+        key: bytes,
+        behind: Behind,
+        again: Callable[[], Iterator[bytes]] = lambda: iter(()),
+        *,
+        end: bytes = b",",
+        count: int = 0,
+    ) -> None:
+        self.frames = frames
         self.hashes = hashes
         self.key = key
+        self.again = again
         self.count = count  # good rows
+        self._end = end
+        self._behind = behind
         self._pending: list[bytes] = []
         self._size = 0
         self._hashing: Hashing | None = None
 
-    def add_run(self, line: int, count: int, run: bytes, written: bytes) -> None:
-        """Note `count` rows, the first in `line`, as they came and as they were written."""
+    def add_run(self, line: int, count: int, place: int, run: bytes, written: bytes) -> None:
+        """Note `count` rows of one line each, the first in `line`, as they came and as they were written.
+
+        They stand `place` bytes into the text.
+        """
         kind = _CANONICAL if run is written else _REWRITTEN
-        self.rows.write(_FRAME.pack(kind, line, count, len(run)))
-        self.rows.write(run)
+        self.frames.write(_FRAME.pack(kind, line, place, count, len(run)))
         self._note(count, written)
 
     def add_row(self, line: int, column: int, key: str) -> None:
         """Note one row that was read exactly; its address is `key`, without case."""
         entry = key.encode()
-        self.rows.write(_FRAME.pack(_SINGLE, line, column, len(entry)) + entry)
-        self._note(1, entry + b"\n")
+        self.frames.write(_FRAME.pack(_SINGLE, line, column, 1, len(entry)) + entry)
+        self._note(1, entry + (b"\n" if self._end == b"\n" else self._end + b"\n"))
 
     def _note(self, count: int, written: bytes) -> None:
         self.count += count
         self._pending.append(written)
         self._size += len(written)
         if self._size > (_AT_ONCE if self._hashing else SMALL):
-            self.flush(self._hashing or hashes.best(self.key))
+            self._hash(self._hashing or hashes.best(self.key))
 
-    def flush(self, hashing: Hashing) -> None:
-        """Hash what was noted last; with `hashing`, if nothing was hashed yet."""
-        self._hashing = self._hashing or hashing
-        if self._pending:
-            self.hashes.write(self._hashing.hashes(b"".join(self._pending)))
-        self._pending, self._size = [], 0
+    def finish(self, hashing: Hashing) -> None:
+        """Have all that was noted hashed; with `hashing`, if nothing was hashed yet."""
+        self._hash(self._hashing or hashing)
+        self._behind.finish()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether nothing was hashed yet."""
+        return self._hashing is None
+
+    def _hash(self, hashing: Hashing) -> None:
+        self._hashing = hashing
+        rows, self._pending, self._size = self._pending, [], 0
+        if rows:
+            self._behind.do(lambda: self.hashes.write(hashing.hashes(b"".join(rows), self._end)))
 
 
 def find_repeats(
     trails: Sequence[Trail],
     exact: Exact,
-    read: Callable[[bytes], tuple[str, int]],
+    read: Callable[[bytes], tuple[str, int] | None],
     scratch: str | None,
     tell: Callable[[], None],
 ) -> None:
     """Hand every row whose address may have come before, or may come again, to `exact`, in the order of the file.
 
-    `read` gives the key of a row as it came, and the column where it stands. `tell` is called again and
-    again meanwhile, and what it raises ends the search. May raise OSError.
+    `read` gives the key of a row as it came, and the column where it stands; None if it is none, which can only be if
+    somebody has changed the file meanwhile. `tell` is called again and again, and what it raises ends the search. May
+    raise OSError, and what reading the text anew raises.
     """
-    alone = len(trails) == 1
-    hashing = Plain() if alone and trails[0].hashes.tell() == 0 else hashes.best(trails[0].key)
+    small = len(trails) == 1 and trails[0].is_small
+    hashing = Plain() if small else hashes.best(trails[0].key)
     for trail in trails:
-        trail.flush(hashing)
+        trail.finish(hashing)
     marks = _Marks(sum(trail.count for trail in trails))
     with tempfile.SpooledTemporaryFile(hashes.BLOCK * SIZE, dir=scratch) as space:
         blocks = (block for trail in trails for block in _blocks(trail.hashes))
@@ -111,30 +139,52 @@ class _Marks:
         self.bytes[value >> self.shift] = 1
 
 
+class _Window:
+    """A text by the places in it, forward only; what is kept is as long as what was asked for, and a piece more."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._text = b""
+        self._begin = 0  # where in the text that begins
+
+    def at(self, place: int, size: int) -> bytes:
+        """The `size` bytes that begin `place` bytes into the text; fewer if it ends earlier."""
+        while self._begin + len(self._text) < place + size and (piece := next(self._pieces, None)) is not None:
+            rest = self._text[max(0, place - self._begin) :]
+            self._begin += len(self._text) - len(rest)
+            self._text = rest + piece
+        return self._text[place - self._begin : place - self._begin + size]
+
+
 def _blocks(file: IO[bytes]) -> Iterator[bytes]:
     file.seek(0)
     return iter(lambda: file.read(hashes.BLOCK * SIZE), b"")
 
 
 def _marked(
-    trail: Trail, hashing: Hashing, marks: _Marks, read: Callable[[bytes], tuple[str, int]], tell: Callable[[], None]
+    trail: Trail,
+    hashing: Hashing,
+    marks: _Marks,
+    read: Callable[[bytes], tuple[str, int] | None],
+    tell: Callable[[], None],
 ) -> Iterator[tuple[str, int, int]]:
     """Key, line and column of the rows of a trail whose hashes are marked."""
-    trail.rows.seek(0)
+    trail.frames.seek(0)
     trail.hashes.seek(0)
-    while frame := trail.rows.read(_FRAME.size):
+    window = _Window(trail.again())
+    while frame := trail.frames.read(_FRAME.size):
         tell()
-        kind, line, count, size = _FRAME.unpack(frame)
-        content = trail.rows.read(size)
+        kind, line, place, count, size = _FRAME.unpack(frame)
+        key = trail.frames.read(size) if kind == _SINGLE else b""
+        places = hashing.found(trail.hashes.read(SIZE * count), marks.bytes, marks.shift)
         if kind == _SINGLE:
-            if hashing.found(trail.hashes.read(SIZE), marks.bytes, marks.shift):
-                yield content.decode(), line, count
-        elif places := hashing.found(trail.hashes.read(SIZE * count), marks.bytes, marks.shift):
-            rows = content.split(b"\n")
+            yield from ((key.decode(), line, place) for _ in places)
+        elif places:
+            rows = window.at(place, size).split(b"\n")
             read_one = _first_cell if kind == _CANONICAL else read
-            for place in places:
-                key, column = read_one(rows[place])
-                yield key, line + place, column
+            for each in places:
+                if each < len(rows) and (found := read_one(rows[each])):
+                    yield found[0], line + each, found[1]
 
 
 def _first_cell(row: bytes) -> tuple[str, int]:
