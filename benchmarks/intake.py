@@ -100,23 +100,40 @@ class Figures:
 @contextmanager
 def dropzone(root: Path, url: str) -> Iterator[int]:
     """The installed daemon, its journal in a file, as a service manager has it."""
+    file = configured(root, url, FOLDERS, f"settle: {SETTLE_S * 1000:.0f}ms")
+    with daemon(root, file) as pid:
+        yield pid
+
+
+def configured(root: Path, url: str, folders: Sequence[str], defaults: str) -> Path:
+    """A configuration with these folders, and its directories made; returns the file."""
     file = root / "dropzone.yaml"
-    folders = "\n".join(f"  {name}: {{segment_id: {100 + n}, mode: lead}}" for n, name in enumerate(FOLDERS))
+    lines = "\n".join(f"  {name}: {{segment_id: {100 + n}, mode: lead}}" for n, name in enumerate(folders))
     file.write_text(f"""\
 root: {root}
 state_dir: {root}/state
 accounts:
   main: {{base_url: "{url}", api_key: {{env: KEY}}}}
-defaults: {{settle: {SETTLE_S * 1000:.0f}ms}}
+defaults: {{{defaults}}}
 folders:
-{folders}
+{lines}
 """)
-    command = [sys.executable, "-m", "dropzone", "-c", str(file)]
-    subprocess.run([*command, "init"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command(file), "init"], check=True, stdout=subprocess.DEVNULL)
+    return file
+
+
+def command(file: Path) -> list[str]:
+    """The installed command with the configuration `file`."""
+    return [sys.executable, "-m", "dropzone", "-c", str(file)]
+
+
+@contextmanager
+def daemon(root: Path, file: Path) -> Iterator[int]:
+    """Runs it; its process id once it has told that it watches."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
         ready.bind(str(root / "notify"))
         ready.settimeout(PATIENCE_S)
-        with started([*command, "run"], root, NOTIFY_SOCKET=str(root / "notify")) as pid:
+        with started([*command(file), "run"], root, NOTIFY_SOCKET=str(root / "notify")) as pid:
             while not ready.recv(4096).startswith(b"READY=1"):
                 pass
             yield pid

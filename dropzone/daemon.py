@@ -157,11 +157,16 @@ class Daemon:
         """Have `what` done by the loop, soon. From any thread, and from signal handlers."""
         self._calls.put(what)
 
-    def hear(self, inbox: Path, name: bytes) -> None:
-        """Something happened to `name` in the directory `inbox`. From any thread."""
+    def hear(self, inbox: Path, name: bytes, closed: bool = False) -> None:  # noqa: FBT001, FBT002 - as `watch` calls it
+        """Something happened to `name` in the directory `inbox`; `closed`: its writer closed it. From any thread."""
         folder = self._inboxes.get(inbox)
         if folder is not None:
-            self.call(lambda: self._intake.hear(folder, name))
+            self.call(lambda: self._intake.hear(folder, name, closed=closed))
+
+    def lose(self, inbox: Path | None) -> None:
+        """Events of the directory `inbox`, or of any, may have been lost. From any thread."""
+        folder = None if inbox is None else self._inboxes.get(inbox)
+        self.call(lambda: self._intake.scan_soon(folder))
 
     @property
     def stopping(self) -> bool:

@@ -2,6 +2,10 @@
 
 The scan is the truth, events are only a reason to look early. All of it is memory that any scan can rebuild; the first
 durable thing is the claim. The same rule holds at the start as at any other time. Knows no drop after its first row.
+
+Memory stays small however many files wait: of one inbox at most `ADMITTED` files are settling at a time, the others are
+names in a folder until there is room. What waits for more than quiet (a writer, a missing rest) takes no room, so a
+thousand traps keep no good file out.
 """
 
 from __future__ import annotations
@@ -10,19 +14,62 @@ import contextlib
 import heapq
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from dropzone.config import Config, Folder
 from dropzone.drop import Claimed, Drop, Event, State, Withheld, make_id
-from dropzone.errors import FolderError
-from dropzone.folders import Claim, Folders
+from dropzone.errors import FolderError, printable
+from dropzone.folders import Claim, Folders, Wanted
+from dropzone.folders.inbox import Inbox, Listing
 from dropzone.ledger import Ledger
-from dropzone.readiness import UNFIT_S, Candidate, Look, Probe, Ready, Unfit, Waiting, judge, why_ignored
+from dropzone.readiness import (
+    UNFIT_S,
+    Candidate,
+    Reading,
+    Ready,
+    Seen,
+    Unfit,
+    Unread,
+    Waiting,
+    is_temporary,
+    judge,
+    marked_name,
+    marker_name,
+    why_ignored,
+)
 
-SYNC_ASIDE = 4 << 20  # bytes; claiming syncs a file, and 200 MB of it kept all other files waiting for seconds (seen)
 BATCH = 100  # files claimed with one round of directory syncs; more would make the first of them wait
-_Key = tuple[str, bytes]
-_File = tuple[str, bytes, Look]  # the ID of the drop that it is to be, its name, its look when it was ready
+ADMITTED = 2_000  # files of one inbox that may be settling at a time
+REMOTE_SCAN_S = 5.0  # how often to look through an inbox on a file system that reports nothing
+LEFTOVER_S = 86_400.0  # a temporary name that is older is worth a word: nobody will finish that upload
+AT_HAND = 16  # inboxes kept open during one tick
+CONFIRM_S = 1.0  # two listings so far apart, and the same change time at both: nothing can have come unseen
+
+_WHOLE = b""  # stands for the inbox itself among the names in it
+_LEFTOVERS = b"/"  # stands for all its left-over temporary files; no name has a slash
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of one inbox."""
+
+    folder: Folder
+    next_scan: float = 0.0
+    candidates: dict[bytes, Candidate] = field(default_factory=dict)
+    told: dict[bytes, str] = field(default_factory=dict)  # the reason that was reported last, by name
+    settling: int = 0  # candidates that lack nothing but quiet time
+    known: set[bytes] = field(default_factory=set)  # names of the last scan that need not be asked about again
+    backlog: list[bytes] = field(default_factory=list)  # names for which there was no room; the next one is the last
+    unfinished: dict[bytes, float] = field(default_factory=dict)  # temporary names: when they will be left over
+    listed: Listing | None = None  # what the inbox looked like when it was listed last
+    listed_at: float = 0.0  # when it was first listed looking so
+    unchanged: bool = False  # it was listed again later, looking the same
+
+    def forget_names(self) -> None:
+        """Ask about every name anew at the next scan."""
+        self.known, self.backlog, self.listed = set(), [], None
 
 
 class Intake:
@@ -30,7 +77,8 @@ class Intake:
 
     `now` is the wall clock (for drop IDs and rows), `monotonic` the one for quiet times. `left_alone` hears, once for
     each file and reason, of what is not taken over and why; `announce` of every committed event.
-    `aside` has slow work done by another thread; by itself it is done at once.
+    `attend` is told of each inbox right before it is scanned, so that its watch can be looked after.
+    `aside` has slow work done by another thread; by itself it is done at once. `admitted`: see the module's head.
     """
 
     def __init__(
@@ -42,7 +90,9 @@ class Intake:
         monotonic: Callable[[], float],
         left_alone: Callable[[str, bytes, str], None] = lambda folder, name, why: None,
         announce: Callable[[Drop, Event], None] = lambda drop, event: None,
+        attend: Callable[[Path, int], None] = lambda path, fd: None,
         aside: Callable[[Callable[[], None]], object] = lambda work: work(),
+        admitted: int = ADMITTED,
     ) -> None:
         self._folders = folders
         self._ledger = ledger
@@ -50,49 +100,70 @@ class Intake:
         self._monotonic = monotonic
         self._left_alone = left_alone
         self._announce = announce
+        self._attend = attend
         self._aside = aside
-        self._config: dict[str, Folder] = {}
-        self._candidates: dict[_Key, Candidate] = {}
-        self._waiting: dict[_Key, Waiting | Unfit] = {}
-        self._due: list[tuple[float, str, bytes]] = []  # a heap; entries that `_waiting` contradicts are stale
-        self._next_scan: dict[str, float] = {}
-        self._told: dict[_Key, str] = {}
+        self._admitted = admitted
+        self._inboxes: dict[str, _Memory] = {}
+        self._due: list[tuple[float, str, bytes]] = []  # a heap; entries that the candidates contradict are stale
         self._id_ms = 0
 
     def configure(self, config: Config) -> None:
         """Watch the folders of `config` from now on; candidates of folders that are still there stay."""
-        self._config = dict(config.folders)
-        self._next_scan = {name: self._next_scan.get(name, 0.0) for name in self._config}
-        for key in list(self._candidates):
-            folder = self._config.get(key[0])
-            if folder is None or why_ignored(os.fsdecode(key[1]), folder):
-                self._forget(key)
+        before, self._inboxes = self._inboxes, {}
+        for name, folder in config.folders.items():
+            memory = self._inboxes[name] = before.get(name) or _Memory(folder)
+            memory.folder = folder
+            memory.forget_names()
+            for file in [file for file in memory.candidates if why_ignored(os.fsdecode(file), folder)]:
+                self._forget(memory, file)
+            with contextlib.suppress(FolderError), self._folders.inbox(folder) as inbox:  # the scan says what is wrong
+                self._attend(folder.path, inbox.fd)  # already now: a file that comes at once is heard of
 
     # ------------------------------------------------------------------------------------------------- questions
 
     def next_look(self) -> float:
         """When there is something to do next, on the monotonic clock."""
         next_due = [self._due[0][0]] if self._due else []
-        return min([*self._next_scan.values(), *next_due], default=float("inf"))
+        return min([*(memory.next_scan for memory in self._inboxes.values()), *next_due], default=float("inf"))
 
     def settling(self) -> bool:
         """Whether a file is there that lacks nothing but quiet time."""
-        return any(isinstance(verdict, Waiting) and verdict.settling for verdict in self._waiting.values())
+        return any(memory.settling or memory.backlog for memory in self._inboxes.values())
+
+    def find(self, folder: str, name: bytes) -> Candidate | None:
+        """What is remembered of a file that is not taken over yet: its `verdict` says what it waits for."""
+        memory = self._inboxes.get(folder)
+        return None if memory is None else memory.candidates.get(name)
+
+    def waiting(self) -> int:
+        """How many files are known to lie in the inboxes, ready or not."""
+        return sum(len(memory.candidates) + len(memory.backlog) for memory in self._inboxes.values())
 
     # ---------------------------------------------------------------------------------------------------- orders
 
-    def hear(self, folder: str, name: bytes) -> None:
-        """An event told of `name`: its quiet time starts again, and it is looked at now."""
-        if folder not in self._config or why_ignored(os.fsdecode(name), self._config[folder]):
+    def hear(self, folder: str, name: bytes, *, closed: bool = False) -> None:
+        """An event told of `name`: its quiet time starts again, and it is looked at now. `closed`: by its writer."""
+        memory = self._inboxes.get(folder)
+        if memory is None:
             return
+        name = marked_name(name, memory.folder) or name
+        candidate = memory.candidates.get(name)
+        if candidate is None:
+            if why_ignored(os.fsdecode(name), memory.folder):
+                return
+            if memory.settling >= self._admitted:
+                return  # the next scan finds it
         now = self._monotonic()
-        candidate = self._candidates.setdefault((folder, name), Candidate(first_seen=now, quiet_since=now))
-        candidate.hear(now)
-        self._look_again((folder, name), Waiting(now, "it has just changed", settling=True))
+        if candidate is None:
+            candidate = memory.candidates[name] = Candidate.found(now)
+        candidate.hear(now, closed=closed)
+        self._look_again(memory, name, Waiting(now, "it has just changed", settling=True))
 
-    def scan_soon(self) -> None:
-        """Scan every folder at the next tick: events may have been lost, or the folders are new."""
-        self._next_scan = dict.fromkeys(self._next_scan, 0.0)
+    def scan_soon(self, folder: str | None = None) -> None:
+        """Scan that folder, or every one, at the next tick: events may have been lost, or the folders are new."""
+        for name, memory in self._inboxes.items():
+            if folder in (None, name):
+                memory.next_scan, memory.listed = 0.0, None
 
     def tick(self, *, limit: int = BATCH) -> list[Drop]:
         """Scan what is due to be scanned, look at what is due, and claim what is ready (at most `limit` files).
@@ -102,20 +173,23 @@ class Intake:
         still without one (`adopt`).
         """
         now = self._monotonic()
-        for scanned, at in list(self._next_scan.items()):
-            if at <= now:
-                self._scan(self._config[scanned], now)
-        ready: list[tuple[str, _File]] = []
-        while len(ready) < limit and self._due and self._due[0][0] <= now:
-            at, folder_name, name = heapq.heappop(self._due)
-            key = (folder_name, name)
-            verdict = self._waiting.get(key)
-            if verdict is None or verdict.until != at:
-                continue  # stale: heard of or forgotten since
-            if (look := self._judge(self._config[folder_name], key, now)) is not None:
-                # Whatever happens next, here or to another file, it is looked at again unless it is gone.
-                self._look_again(key, Waiting(now + 1.0, "it changed while it was taken over"))
-                ready.append((folder_name, (self._make_id(), name, look)))
+        for memory in self._inboxes.values():
+            if memory.next_scan <= now:
+                self._scan(memory, now)
+            elif memory.backlog and memory.settling <= self._admitted // 2:
+                self._admit(memory, now)
+        ready: list[tuple[_Memory, Wanted]] = []
+        with _AtHand(self._folders) as at_hand:
+            while len(ready) < limit and self._due and self._due[0][0] <= now:
+                due = heapq.heappop(self._due)
+                if (found := self._find_due(*due)) is None:
+                    continue  # stale: heard of or forgotten since
+                memory, name, candidate = found
+                if (seen := self._judge(memory, at_hand, name, candidate, now)) is not None:
+                    # Whatever happens next, here or to another file, it is looked at again unless it is gone.
+                    why = "it changed while it was taken over"
+                    self._look_again(memory, name, Waiting(now + 1.0, why, settling=True))
+                    ready.append((memory, Wanted(id=self._make_id(), name=name, seen=seen)))
         return self._claim(ready)
 
     def adopt(self, base: Path, *, trusted: bool) -> list[Drop]:
@@ -127,8 +201,9 @@ class Intake:
         """
         drops = []
         touched = set()
-        for claim in self._folders.orphans(base, lambda id: self._ledger.find_drop(id) is not None):
-            folder = self._config.get(claim.folder)
+        known = lambda id: self._ledger.find_drop(id) is not None  # noqa: E731
+        for claim in self._folders.orphans(base, known, self._folder_of):
+            folder = self._folder_of(claim.folder)
             if folder is None:
                 why = f"it lies in {base / 'work' / claim.id}, but no folder {claim.folder!r} is configured any more"
                 self._left_alone(claim.folder, claim.name, why)
@@ -141,7 +216,11 @@ class Intake:
             return self._hold_adopted(base)
         return [self._hold(drop) if drop.id in touched else drop for drop in drops]
 
-    # ------------------------------------------------------------------------------------------------- internals
+    # ---------------------------------------------------------------------------------------------------- adopting
+
+    def _folder_of(self, name: str) -> Folder | None:
+        memory = self._inboxes.get(name)
+        return memory.folder if memory else None
 
     def _hold_adopted(self, base: Path) -> list[Drop]:
         held = []
@@ -158,95 +237,179 @@ class Intake:
         self._announce(drop, event)
         return drop
 
-    def _scan(self, folder: Folder, now: float) -> None:
-        self._next_scan[folder.name] = now + folder.scan
+    # ---------------------------------------------------------------------------------------------------- scanning
+
+    def _scan(self, memory: _Memory, now: float) -> None:
+        folder = memory.folder
+        memory.next_scan = now + folder.scan
         try:
-            names = set(self._folders.names(folder))
+            with self._folders.inbox(folder) as inbox:
+                # Watched before it is listed: what comes in between is then seen twice instead of never.
+                self._attend(folder.path, inbox.fd)
+                if not inbox.is_local:
+                    memory.next_scan = now + min(folder.scan, REMOTE_SCAN_S)
+                if (names := self._changed_names(memory, inbox, now)) is not None:
+                    self._compare(memory, inbox, names, now)
         except FolderError as fault:
             if fault.environment:
                 raise
-            self._tell_once((folder.name, b""), str(fault))
+            memory.forget_names()
+            self._tell_once(memory, _WHOLE, str(fault))
             return
-        self._told.pop((folder.name, b""), None)
-        for key in [key for key in self._candidates if key[0] == folder.name and key[1] not in names]:
-            self._forget(key)
-        for name in sorted(names):
-            key = (folder.name, name)
-            if key not in self._candidates and not why_ignored(os.fsdecode(name), folder):
-                self._candidates[key] = Candidate(first_seen=now, quiet_since=now)
-                self._look_again(key, Waiting(now, "it was just found", settling=True))
+        memory.told.pop(_WHOLE, None)
+        self._admit(memory, now)
+        self._tell_leftovers(memory)
 
-    def _judge(self, folder: Folder, key: _Key, now: float) -> Look | None:
+    def _changed_names(self, memory: _Memory, inbox: Inbox, now: float) -> set[bytes] | None:
+        """The names in it; None where there can be no others than at the last scan, so that idling costs little."""
+        listing = inbox.listing()
+        if listing is None or listing != memory.listed:
+            memory.listed, memory.listed_at, memory.unchanged = listing, now, False
+        elif memory.unchanged:
+            return None
+        # Changes within one tick of the clock look the same, so one listing alone proves nothing.
+        elif now - memory.listed_at >= CONFIRM_S:
+            memory.unchanged = True
+        return set(inbox.names())
+
+    def _compare(self, memory: _Memory, inbox: Inbox, names: set[bytes], now: float) -> None:
+        """Forget what is gone, and sort what is new into candidates, unfinished uploads, and names of no interest."""
+        for name in memory.candidates.keys() - names:
+            self._forget(memory, name)
+        for name in memory.unfinished.keys() - names:
+            del memory.unfinished[name]
+        new = names - memory.known
+        memory.known = names
+        fresh = []
+        for name in new:
+            marked, text = marked_name(name, memory.folder), os.fsdecode(name)
+            if marked is not None or is_temporary(text):
+                look = inbox.look(name)
+                # By ctime, which nobody can set and a restart does not forget; only a word to people hangs on it.
+                memory.unfinished[name] = (look.ctime_ns / 1e9 if look else self._now()) + LEFTOVER_S
+                self._wake_marked(memory, marked, now)
+            elif name not in memory.candidates and not why_ignored(text, memory.folder):
+                fresh.append(name)
+        if fresh or memory.backlog:
+            # By name: nobody can say which of them came first.
+            memory.backlog = sorted({*fresh, *memory.backlog} & names, reverse=True)
+
+    def _admit(self, memory: _Memory, now: float) -> None:
+        """Make candidates of the names that are next, as many as may settle at a time."""
+        while memory.backlog and memory.settling < self._admitted:
+            name = memory.backlog.pop()
+            if name not in memory.candidates:
+                memory.candidates[name] = Candidate.found(now)
+                self._look_again(memory, name, Waiting(now, "it was just found", settling=True))
+
+    def _wake_marked(self, memory: _Memory, marked: bytes | None, now: float) -> None:
+        """Look again at a file whose marker has come, perhaps without an event."""
+        candidate = memory.candidates.get(marked) if marked else None
+        if marked and candidate and candidate.seen and candidate.seen.marker is None:
+            self._look_again(memory, marked, Waiting(now, "its marker has come", settling=True))
+
+    def _tell_leftovers(self, memory: _Memory) -> None:
+        """Report once, for all of an inbox, that uploads lie there which nobody will finish."""
+        wall, folder = self._now() if memory.unfinished else 0.0, memory.folder
+        old = sorted(
+            name
+            for name, at in memory.unfinished.items()
+            if at <= wall and marked_name(name, folder) not in memory.candidates
+        )
+        if not old:
+            memory.told.pop(_LEFTOVERS, None)
+        elif _LEFTOVERS not in memory.told:
+            why = f"{len(old)} unfinished uploads have lain here for more than a day, such as {printable(old[0])}"
+            memory.told[_LEFTOVERS] = why
+            self._left_alone(folder.name, _WHOLE, why)
+
+    # ---------------------------------------------------------------------------------------------------- judging
+
+    def _find_due(self, at: float, folder: str, name: bytes) -> tuple[_Memory, bytes, Candidate] | None:
+        memory = self._inboxes.get(folder)
+        candidate = None if memory is None else memory.candidates.get(name)
+        if memory is None or candidate is None or candidate.verdict is None or candidate.verdict.until != at:
+            return None
+        return memory, name, candidate
+
+    def _judge(self, memory: _Memory, at_hand: _AtHand, name: bytes, candidate: Candidate, now: float) -> Seen | None:
         """The look by which the file is ready, or None; then it is known when to look again."""
-        name = key[1]
+        inbox = at_hand.get(memory.folder)
+        if inbox is None:  # the scan says why; it is looked at with the next one
+            self._look_again(memory, name, Waiting(now + memory.folder.scan, "its inbox cannot be opened"))
+            return None
         try:
-            look = self._folders.look(folder, name)
-            if look is None:
-                self._forget(key)
+            seen = inbox.see(name)
+            if seen is None:
+                self._forget(memory, name)
                 return None
-
-            def ask() -> Probe:
-                return self._folders.probe(folder, name, look)
-
-            verdict = judge(self._candidates[key], look, folder, now=now, ask=ask)
+            verdict = judge(candidate, seen, memory.folder, now=now, ask=lambda: inbox.probe(name, seen.file))
+            if isinstance(verdict, Unread):
+                self._read_aside(memory.folder, name, candidate, seen)
+                # By itself it is done at once: then the file need not wait for another look.
+                verdict = judge(candidate, seen, memory.folder, now=now, ask=lambda: inbox.probe(name, seen.file))
         except FolderError as fault:
             if fault.environment:
-                self._look_again(key, Waiting(now + 1.0, str(fault)))
+                self._look_again(memory, name, Waiting(now + 1.0, str(fault)))
                 raise
             verdict = Unfit(now + UNFIT_S, str(fault))
-        if isinstance(verdict, Ready):
-            if self._is_on_disk(folder, key, verdict.look):
-                return verdict.look
-            verdict = Waiting(now + 0.1, "it is being written out to disk", settling=True)
-        self._look_again(key, verdict)
-        if isinstance(verdict, Unfit):
-            self._tell_once(key, verdict.why)
+        match verdict:
+            case Ready():
+                return verdict.seen
+            case Unread():
+                verdict = Waiting(now + 0.1, "it is being read and written out to disk", settling=True)
+            case Unfit() | Waiting(overdue=True):
+                self._tell_once(memory, name, verdict.why)
+            case Waiting():
+                pass
+        self._look_again(memory, name, verdict)
         return None
 
-    def _is_on_disk(self, folder: Folder, key: _Key, look: Look) -> bool:
-        """Whether a claim will not have to wait for the disk; if it would, the file is written out aside first."""
-        candidate = self._candidates[key]
-        if look.size <= SYNC_ASIDE or candidate.synced == look:
-            return True
-        if candidate.syncing != look:
-            candidate.syncing = look
+    def _read_aside(self, folder: Folder, name: bytes, candidate: Candidate, seen: Seen) -> None:
+        """Do what takes long before a claim in another thread, once for each look."""
+        if candidate.busy_with == seen:
+            return
+        candidate.busy_with = seen
 
-            def sync() -> None:
-                with contextlib.suppress(FolderError):  # the claim meets the same, and says so
-                    self._folders.sync(folder, key[1])
-                candidate.synced = look
+        def read() -> None:
+            reading = Reading(seen)
+            with contextlib.suppress(FolderError), self._folders.inbox(folder) as inbox:
+                reading = inbox.read(name, seen)  # where it fails, the claim meets the same, and says so
+            candidate.reading = reading
 
-            self._aside(sync)
-        return candidate.synced == look
+        self._aside(read)
 
-    def _claim(self, ready: Sequence[tuple[str, _File]]) -> list[Drop]:
+    # ---------------------------------------------------------------------------------------------------- claiming
+
+    def _claim(self, ready: Sequence[tuple[_Memory, Wanted]]) -> list[Drop]:
         """Rename folder by folder, then write all rows, in the order in which the files became ready."""
         claims: dict[str, Claim] = {}
         faults: list[FolderError] = []
-        for folder in dict.fromkeys(folder for folder, _ in ready):
-            mine = [file for name, file in ready if name == folder]
-            claims |= {claim.id: claim for claim in self._rename(self._config[folder], mine, faults)}
+        for memory in {id(memory): memory for memory, _ in ready}.values():
+            mine = [wanted for other, wanted in ready if other is memory]
+            claims |= {claim.id: claim for claim in self._rename(memory, mine, faults)}
         # If we die here: the files are in work/ without rows; the next start adopts them.
-        rows = [_row(self._config[folder], claims[id]) for folder, (id, _, _) in ready if id in claims]
+        rows = [_row(memory.folder, claims[wanted.id]) for memory, wanted in ready if wanted.id in claims]
         drops = self._enter(rows) if rows else []
-        for claim in claims.values():
-            self._forget((claim.folder, claim.name))
+        for memory, wanted in ready:
+            if wanted.id in claims:
+                self._forget(memory, wanted.name)
         if faults:
             raise faults[0]
         return drops
 
-    def _rename(self, folder: Folder, files: Sequence[_File], faults: list[FolderError]) -> list[Claim]:
+    def _rename(self, memory: _Memory, files: Sequence[Wanted], faults: list[FolderError]) -> list[Claim]:
         """Take `files` over, all but the row; what the machine is at fault for is added to `faults`."""
         try:
-            claims, failed = self._folders.claim(folder, files)
+            claims, failed = self._folders.claim(memory.folder, files)
         except FolderError as error:  # the inbox or work/ is gone: no reason for the files of other folders to wait
-            claims, failed = [], [(name, error) for _, name, _ in files]
+            claims, failed = [], [(wanted.name, error) for wanted in files]
         for name, fault in failed:
             if fault.environment:
                 faults.append(fault)
             else:
-                self._look_again((folder.name, name), Unfit(self._monotonic() + UNFIT_S, str(fault)))
-                self._tell_once((folder.name, name), str(fault))
+                self._look_again(memory, name, Unfit(self._monotonic() + UNFIT_S, str(fault)))
+                self._tell_once(memory, name, str(fault))
         return claims
 
     def _enter(self, rows: Sequence[tuple[str, Claimed]]) -> list[Drop]:
@@ -260,18 +423,62 @@ class Intake:
         self._id_ms = max(round(self._now() * 1000), self._id_ms + 1)
         return make_id(self._id_ms / 1000)
 
-    def _look_again(self, key: _Key, verdict: Waiting | Unfit) -> None:
-        self._waiting[key] = verdict
-        heapq.heappush(self._due, (verdict.until, *key))
+    # --------------------------------------------------------------------------------------------------- remembering
 
-    def _forget(self, key: _Key) -> None:
-        for memory in (self._candidates, self._waiting, self._told):
-            memory.pop(key, None)
+    def _look_again(self, memory: _Memory, name: bytes, verdict: Waiting | Unfit) -> None:
+        candidate = memory.candidates[name]
+        memory.settling += _is_settling(verdict) - _is_settling(candidate.verdict)
+        candidate.verdict = verdict
+        heapq.heappush(self._due, (verdict.until, memory.folder.name, name))
 
-    def _tell_once(self, key: _Key, why: str) -> None:
-        if self._told.get(key) != why:
-            self._told[key] = why
-            self._left_alone(key[0], key[1], why)
+    def _forget(self, memory: _Memory, name: bytes) -> None:
+        memory.told.pop(name, None)
+        memory.known -= {name, marker_name(name, memory.folder)}  # should they come again, they are others
+        memory.listed = None  # and may have come already
+        candidate = memory.candidates.pop(name, None)
+        if candidate is not None:
+            memory.settling -= _is_settling(candidate.verdict)
+
+    def _tell_once(self, memory: _Memory, name: bytes, why: str) -> None:
+        if memory.told.get(name) != why:
+            memory.told[name] = why
+            self._left_alone(memory.folder.name, name, why)
+
+
+class _AtHand:
+    """The inboxes that were looked into last, open until the end: most files of a burst lie in a few."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self._open: dict[str, tuple[Inbox | None, contextlib.ExitStack]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for __, stack in self._open.values():
+            stack.close()
+
+    def get(self, folder: Folder) -> Inbox | None:
+        """The inbox of `folder`, or None where it cannot be opened. Raises FolderError for faults of the machine."""
+        if folder.name in self._open:
+            return self._open[folder.name][0]
+        if len(self._open) >= AT_HAND:
+            oldest = next(iter(self._open))
+            self._open.pop(oldest)[1].close()
+        with contextlib.ExitStack() as stack:
+            found: Inbox | None = None
+            try:
+                found = stack.enter_context(self._folders.inbox(folder))
+            except FolderError as fault:
+                if fault.environment:
+                    raise
+            self._open[folder.name] = (found, stack.pop_all())
+        return found
+
+
+def _is_settling(verdict: Waiting | Unfit | None) -> bool:
+    return isinstance(verdict, Waiting) and verdict.settling
 
 
 def _row(folder: Folder, claim: Claim, *, adopted: bool = False) -> tuple[str, Claimed]:

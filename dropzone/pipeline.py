@@ -200,6 +200,8 @@ class Pipeline:
         if drop.size > folder.guards.max_bytes:
             why = f"the file has {drop.size:,} bytes, the folder allows {folder.guards.max_bytes:,}"
             return policy.held(folder, "max_bytes", why)
+        if drop.size == 0 and folder.empty == "hold" and not drop.cleared:
+            return policy.held(folder, "empty", "the file is empty: not even a header line is in it")
         if self._folders.begin_check(drop) >= _UNFINISHED_CHECKS:
             self._folders.end_check(drop)
             why = "reading this file ended the program twice; look at it before it is read again"
@@ -209,11 +211,14 @@ class Pipeline:
             with self._reading, self._folders.bench(drop) as bench:
                 disturbed = bench.disturbed()  # asked first: an upload of hours must not be read whole each time
                 report = Report() if disturbed else self._check(drop, folder, bench)
+                misfit = "" if disturbed or drop.cleared else bench.misfit(folder.marker)
                 disturbed = disturbed or bench.disturbed()
         finally:
             self._folders.end_check(drop)
         if disturbed:
             return Postponed(due_at=self._now() + DISTURBED_S, why=disturbed)
+        if misfit:
+            return policy.held(folder, "checksum", misfit, report=report)
         if report.guard:  # only seen in reading: it was packed, or it grew
             return policy.held(folder, report.guard, report.refused, report=report)
         if withheld := policy.guard(drop, folder, report, self._past(drop, folder)):

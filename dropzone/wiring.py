@@ -367,6 +367,12 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             fault=journal.fault,
             checks=config.concurrency,
         )
+        watch = Watch(
+            hear=lambda *what: daemon.hear(*what),  # noqa: PLW0108 - the same
+            lost=lambda inbox: daemon.lose(inbox),  # noqa: PLW0108 - the same
+            warn=lambda why: journal.warn("events are missing, files are found by the scan", why=why),
+        )
+        stack.callback(watch.stop)
         intake = Intake(
             folders=folders,
             ledger=ledger,
@@ -374,6 +380,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             monotonic=time.monotonic,
             left_alone=journal.left_alone,
             announce=pipeline.announce,
+            attend=watch.attend,
             aside=aside.submit,
         )
         daemon = Daemon(
@@ -390,12 +397,6 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             keep=lambda config: _keep(config, ledger, journal, lambda: daemon.stopping),
         )
         _check_folders(folders, config)
-        watch = Watch(daemon.hear)
-        stack.callback(watch.stop)
-
-        def look_out(config: Config) -> None:
-            for fault in watch.start(config.root / "inbox", [folder.path for folder in config.folders.values()]):
-                journal.warn("events are missing, files are found by the scan", why=fault)
 
         def reload() -> None:
             reloading()
@@ -410,7 +411,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             else:
                 accounts.replace(new)
                 daemon.configure(new)
-                look_out(new)
+                watch.keep(folder.path for folder in new.folders.values())
                 _tell_unmade(new, journal)
                 journal.say("the configuration was read again", file=str(path))
             notify(READY="1")
@@ -418,8 +419,6 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         obey_signals(daemon, reload, journal)
         control = Control(config.state_dir, Answering(daemon, ledger, board))
         stack.callback(control.close)
-        # Watching begins before the first scan: what comes in between is then seen twice instead of never.
-        look_out(config)
         daemon.start()
         _tell_unmade(config, journal)
         journal.say("watching", folders=len(config.folders), root=str(config.root), version=__version__)

@@ -965,15 +965,14 @@ def test_an_account_that_a_reload_takes_away_makes_its_drops_wait(scene: Scene, 
     accounts.close()
 
 
-def test_a_missing_watch_is_told_and_the_scan_finds_the_files(tmp_path: Path, sandbox: Sandbox) -> None:
-    """A folder outside the root that is not there yet: reported twice over, found once it is there."""
+def test_a_folder_that_is_missing_at_the_start_is_told_and_watched_later(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A folder outside the root that is not there yet: reported with its mend, its files taken once it is there."""
     place = tmp_path / "upload"
     folders = f"acme: {{segment_id: 1, mode: lead, path: {place}, spool: {tmp_path}/spool}}"
     scene = make_scene(tmp_path, sandbox.url, folders=folders, defaults=FAST)
     daemon = Running(scene)
     try:
-        assert str(place) in daemon.wait_for("events are missing, files are found by the scan")["why"]
-        daemon.wait_for("a folder cannot be used")
+        assert str(place) in daemon.wait_for("a folder cannot be used")["why"]
         daemon.wait_for("watching")
         place.mkdir()
         (place / "a.csv").write_bytes(ROWS)

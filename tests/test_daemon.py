@@ -33,7 +33,8 @@ from dropzone.daemon import (
 )
 from dropzone.drop import Attempted, Drop, Report, State, make_id
 from dropzone.errors import FolderError, OperatorError
-from dropzone.folders import Folders
+from dropzone.folders import Folders, Wanted
+from dropzone.readiness import Seen
 from dropzone.sandbox import Sandbox
 from dropzone.telemetry import Journal
 from dropzone.wiring import lay_out
@@ -207,7 +208,7 @@ def orphan(scene: Scene, name: str, folder: str = "acme") -> None:
     look = folders.look(here, os.fsencode(name))
     assert look is not None
     scene.clock.move(0.01)
-    assert folders.claim(here, [(make_id(scene.clock.wall), os.fsencode(name), look)])[0]
+    assert folders.claim(here, [Wanted(id=make_id(scene.clock.wall), name=os.fsencode(name), seen=Seen(look))])[0]
 
 
 def test_a_ledger_that_is_another_one_is_said_so_and_nothing_is_sent(scene: Scene, sandbox: Sandbox) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pytest
 from scene import Scene, make_scene
+from unprivileged import NOBODY, as_nobody
 
 from dropzone.config import Folder
 from dropzone.drop import Drop, State, make_id
 from dropzone.errors import FolderError
-from dropzone.folders import Claim, Folders
-from dropzone.readiness import Look
+from dropzone.folders import Claim, Folders, Wanted, system
+from dropzone.folders.inbox import _readable, opened_inbox, read_marker
+from dropzone.readiness import Look, Seen
 
 AT = 1_795_400_000.0  # 2026-11-23T05:33:20Z
 
@@ -39,7 +42,7 @@ def folders() -> Folders:
 def claim(folders: Folders, folder: Folder, name: bytes, look: Look | None = None) -> Claim | None:
     look = look or folders.look(folder, name)
     assert look is not None
-    claims, faults = folders.claim(folder, [(make_id(AT), name, look)])
+    claims, faults = folders.claim(folder, [Wanted(id=make_id(AT), name=name, seen=Seen(look))])
     assert not faults
     return claims[0] if claims else None
 
@@ -186,11 +189,12 @@ def test_what_is_no_plain_file_is_not_opened(scene: Scene, folders: Folders, fol
     (scene.inbox / "link.csv").symlink_to("/etc/passwd")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.fsencode(scene.inbox / "sock.csv"))
-        kinds = {name: folders.look(folder, name) for name in folders.names(folder)}
+        with folders.inbox(folder) as inbox:
+            kinds = {name: inbox.look(name) for name in inbox.names()}
     assert len(kinds) == 4
     assert not any(look is None or stat.S_ISREG(look.mode) for look in kinds.values())
-    with pytest.raises(FolderError, match=r"link\.csv"):
-        folders.probe(folder, b"link.csv", look_of(folders, folder, b"link.csv"))
+    with folders.inbox(folder) as inbox, pytest.raises(FolderError, match=r"link\.csv"):
+        inbox.probe(b"link.csv", look_of(folders, folder, b"link.csv"))
 
 
 def test_an_inbox_replaced_by_a_link_is_an_error_not_a_way_out(
@@ -203,7 +207,7 @@ def test_an_inbox_replaced_by_a_link_is_an_error_not_a_way_out(
     scene.inbox.rmdir()
     scene.inbox.symlink_to(elsewhere)
     with pytest.raises(FolderError, match="acme"):
-        folders.names(folder)
+        folders.look(folder, b"secret.csv")
 
 
 def test_orphans_are_found_and_empty_remains_removed(scene: Scene, folders: Folders, folder: Folder) -> None:
@@ -312,3 +316,182 @@ def test_an_inbox_on_another_mount_is_refused_with_the_mend(scene: Scene, folder
     fault = folders.find_fault(away)
     assert fault is not None
     assert "spool:" in fault.hint
+
+
+def test_a_kernel_without_openat2_finds_the_same(tmp_path: Path) -> None:
+    """One component at a time: the same directory, and no link followed in any place."""
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for way in (system.open_path, system._open_stepwise):
+        fd = way(deep)
+        assert os.fstat(fd).st_ino == deep.stat().st_ino
+        os.close(fd)
+        for wrong in (tmp_path / "link" / "b", tmp_path / "link", tmp_path / "none"):
+            with pytest.raises(OSError, match=r"Too many levels|Not a directory|No such file"):
+                way(wrong)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root every folder is open; the child is not root")
+def test_an_inbox_below_a_folder_that_may_only_be_passed(tmp_path: Path) -> None:
+    """Homes and chroots have the mode 0711: to pass is enough, only the inbox itself is read."""
+    inbox = tmp_path / "home" / "upload"
+    inbox.mkdir(parents=True)
+    os.chown(inbox, NOBODY, NOBODY)
+    inbox.parent.chmod(0o711)
+
+    with as_nobody(owns=[tmp_path]):
+        for way in (system.open_path, system._open_stepwise):
+            os.close(way(inbox))
+
+
+def test_init_puts_an_inbox_right_that_was_made_by_hand(scene: Scene) -> None:
+    """Setgid and writable for the group are added; what is allowed beyond that stays."""
+    scene.inbox.chmod(0o755)
+    assert Folders().lay_out(scene.config, inboxes=False) == []
+    assert Folders().lay_out(scene.config, inboxes=True) == [scene.inbox]
+    assert stat.S_IMODE(scene.inbox.stat().st_mode) == 0o2775
+    assert Folders().lay_out(scene.config, inboxes=True) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root every file is open; inside it is not root")
+@pytest.mark.parametrize(
+    ("name", "mode", "owner", "typed"),
+    [
+        ("a b.csv", 0o600, 1, "chgrp 65534 -- '{inbox}/a b.csv' && chmod g+r -- '{inbox}/a b.csv'"),
+        ("a.csv", 0o600, NOBODY, "chmod g+r -- {inbox}/a.csv"),
+        ("a\nb.csv", 0o600, NOBODY, "find {inbox} -maxdepth 1 -inum {ino} -exec chmod g+r {{}} +"),
+        ("b.csv", 0o040, 1, "chgrp 65534 -- {inbox}/b.csv"),
+        ("own.csv", 0o040, None, "chmod u+r -- {inbox}/own.csv"),
+    ],
+)
+def test_the_command_that_makes_a_file_readable(
+    tmp_path: Path, name: str, mode: int, owner: int | None, typed: str
+) -> None:
+    """Group, mode or both; a name that could do harm in a shell is not in it."""
+    scene = make_scene(tmp_path, "http://127.0.0.1:1")
+    path = scene.put(name, b"email\n")
+    os.chown(path, *((NOBODY, NOBODY) if owner is None else (1, owner)))
+    path.chmod(mode)
+    folders, folder = Folders(), scene.config.folders["acme"]
+    os.chown(scene.inbox, NOBODY, NOBODY)
+    with as_nobody(owns=[tmp_path]), folders.inbox(folder) as inbox:
+        look = inbox.look(os.fsencode(name))
+        assert look is not None
+        with pytest.raises(FolderError) as raised:
+            inbox.probe(os.fsencode(name), look)
+    wanted = typed.format(inbox=scene.inbox, ino=path.stat().st_ino)
+    assert raised.value.hint.startswith(f"Type: {wanted}; and let")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root every folder is open; inside it is not root")
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "typed"),
+    [
+        (0o500, NOBODY, NOBODY, "chmod u+rwx {inbox}"),
+        (0o555, 1, 1, "chgrp 65534 {inbox} && chmod g+rwxs {inbox}"),
+        (0o555, 1, NOBODY, "chmod g+rwxs {inbox}"),
+    ],
+)
+def test_the_command_that_makes_an_inbox_work(tmp_path: Path, mode: int, owner: int, group: int, typed: str) -> None:
+    """To list is not enough: files have to be moved out of it."""
+    scene = make_scene(tmp_path, "http://127.0.0.1:1")
+    for place in (scene.config.root / "work", *scene.config.root.glob("[df]*/acme")):
+        os.chown(place, NOBODY, NOBODY)
+    os.chown(scene.inbox, owner, group)
+    scene.inbox.chmod(mode)
+    with as_nobody(owns=[tmp_path]):
+        fault = Folders().find_fault(scene.config.folders["acme"])
+    assert fault is not None
+    assert fault.op == "take files from"
+    assert fault.hint == f"Type: {typed.format(inbox=scene.inbox)}"
+
+
+def test_a_results_folder_that_is_missing_is_no_fault_and_work_is_one(
+    scene: Scene, folders: Folders, folder: Folder
+) -> None:
+    """The one is made when it is needed, without the other nothing goes."""
+    (scene.config.root / "done/acme").rmdir()
+    assert folders.find_fault(folder) is None
+    (scene.config.root / "work").rmdir()
+    fault = folders.find_fault(folder)
+    assert fault is not None
+    assert "dropzone init" in fault.hint
+
+
+def test_a_file_that_cannot_be_read_for_another_reason_than_its_mode(scene: Scene, folder: Folder) -> None:
+    """An access list or a security module: said so, instead of a command that changes nothing. Gone: no word."""
+    scene.put("a.csv", b"email\n")
+    with opened_inbox(folder) as inbox:
+        assert "an ACL" in _readable(folder, b"a.csv", inbox.fd)
+        assert _readable(folder, b"gone.csv", inbox.fd) == ""
+
+
+def test_a_marker_that_is_no_file_holds_nothing(scene: Scene, folder: Folder) -> None:
+    """Exchanged for a folder, a link or nothing after it was seen."""
+    (scene.inbox / "folder").mkdir()
+    (scene.inbox / "link").symlink_to("/etc/passwd")
+    with opened_inbox(folder) as inbox:
+        assert [read_marker(inbox.fd, name) for name in (b"folder", b"link", b"none")] == [b"", b"", b""]
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="there is no /sys")
+def test_a_file_system_that_is_not_known_as_local_is_not_believed(folder: Folder) -> None:
+    """Neither what its leases say nor that a folder has not changed."""
+    with opened_inbox(folder) as inbox:
+        assert inbox.is_local
+        assert inbox.listing() is not None
+    with opened_inbox(folder.model_copy(update={"path": Path("/sys/kernel")})) as inbox:
+        assert not inbox.is_local
+        assert inbox.listing() is None
+
+
+def spoiled(path: Path) -> None:
+    """From here on the descriptor that is open on `path` cannot be synced, as on a disk that is broken."""
+    reading, writing = os.pipe()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if link.readlink() == path:
+                os.dup2(writing, int(link.name))
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_file_that_cannot_be_synced_is_not_taken(scene: Scene, folder: Folder) -> None:
+    """Its bytes might not outlive a power cut; the file beside it is taken."""
+    bad, good = scene.put("bad.csv", b"email\n"), scene.put("good.csv", b"email\n")
+
+    def step(name: str) -> None:
+        if name == "claim: make work/ID" or not bad.exists():
+            return
+        spoiled(bad)
+
+    folders = Folders(step=step)
+    ready = [
+        Wanted(id=make_id(AT + n), name=path.name.encode(), seen=Seen(look_of(folders, folder, path.name.encode())))
+        for n, path in enumerate((bad, good))
+    ]
+    claims, faults = folders.claim(folder, ready)
+    assert [claim.name for claim in claims] == [b"good.csv"]
+    assert [name for name, _ in faults] == [b"bad.csv"]
+    assert bad.exists()
+
+
+@pytest.mark.parametrize("at", ["claim: sync folder", "file: sync target and work/ID"])
+def test_a_folder_that_cannot_be_synced_is_an_error(scene: Scene, folder: Folder, at: str) -> None:
+    """The rename might not outlive a power cut, so nobody may go on as if it did."""
+
+    def step(name: str) -> None:
+        if name == at:
+            spoiled(scene.config.root / ("work" if at.startswith("claim") else "done/acme/2026-11-23"))
+
+    folders = Folders(step=step)
+    scene.put("a.csv", b"email\n")
+    wanted = Wanted(id=make_id(AT), name=b"a.csv", seen=Seen(look_of(folders, folder, b"a.csv")))
+    if at.startswith("claim"):
+        with pytest.raises(FolderError, match="cannot sync"):
+            folders.claim(folder, [wanted])
+        return
+    (made,), _ = folders.claim(folder, [wanted])
+    with pytest.raises(FolderError, match="cannot file"):
+        folders.file(drop_of(made), "done", "log\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from dropzone import config as configuration
 from dropzone.config import Config, Folder
 from dropzone.drop import Claimed, Drop, State, make_id
 from dropzone.errors import FolderError, LedgerError
-from dropzone.folders import Folders
-from dropzone.intake import BATCH, SYNC_ASIDE, Intake
+from dropzone.folders import Folders, Wanted
+from dropzone.intake import BATCH, Intake
+from dropzone.readiness import SYNC_ASIDE, Seen
 from dropzone.wiring import lay_out
 
 ROWS = b"email\nann@example.com\n"
@@ -233,6 +235,21 @@ def test_when_to_look_next(turn: Turn) -> None:
     assert not turn.intake.settling()
     turn.intake.scan_soon()
     assert turn.intake.next_look() == 0.0
+
+
+def test_what_is_remembered_of_a_file_can_be_asked(turn: Turn) -> None:
+    """Whoever asks why a file still lies there gets the daemon's own reason, not a guess."""
+    hear(turn, "a.csv", content=b"email\nann@exam")
+    turn.scene.put("b.csv", ROWS, folder="globex")
+    turn.intake.scan_soon()
+    assert after(turn, 0.0) == after(turn, 3.0) == []
+    assert turn.intake.waiting() == 2
+    candidate = turn.intake.find("acme", b"a.csv")
+    assert candidate is not None
+    assert candidate.verdict is not None
+    assert "its last line has no end" in candidate.verdict.why
+    assert turn.intake.find("acme", b"b.csv") is None
+    assert turn.intake.find("nobody", b"a.csv") is None
 
 
 def test_without_folders_there_is_nothing_to_look_for(scene: Scene) -> None:
@@ -465,6 +482,138 @@ def test_sub_folders_of_an_inbox_are_not_entered(turn: Turn) -> None:
     assert turn.left_alone == []
 
 
+def limited(turn: Turn, admitted: int) -> Intake:
+    """An intake that has so few files of an inbox settle at a time."""
+    clock = turn.scene.clock
+    intake = Intake(
+        folders=turn.folders,
+        ledger=turn.ledger,
+        now=lambda: clock.wall,
+        monotonic=lambda: clock.monotonic,
+        left_alone=lambda *what: turn.left_alone.append(what),
+        admitted=admitted,
+    )
+    intake.configure(turn.scene.config)
+    intake.tick()
+    return intake
+
+
+def test_however_many_files_wait_all_are_taken_in_turn(turn: Turn) -> None:
+    """Only so many are remembered at a time; as they go, the next are let in, and none is forgotten."""
+    intake = limited(turn, 10)
+    wanted = [f"{number:03}.csv" for number in range(95)]
+    for name in wanted:
+        turn.scene.put(name, ROWS, folder="acme")
+    intake.scan_soon()
+    taken: list[str] = []
+    for _ in range(300):
+        taken += names(intake.tick())
+        assert intake.settling() or len(taken) == len(wanted)
+        turn.scene.clock.move(0.5)
+    assert taken == wanted
+
+
+def test_what_is_heard_of_beyond_that_is_found_by_the_scan(turn: Turn) -> None:
+    """A flood of events costs no more memory than one of files."""
+    intake = limited(turn, 10)
+    for number in range(30):
+        turn.scene.put(f"{number:03}.csv", ROWS, folder="acme")
+        intake.hear("acme", f"{number:03}.csv".encode())
+    assert intake.settling()
+    taken: list[str] = []
+    for _ in range(200):
+        taken += names(intake.tick())
+        turn.scene.clock.move(0.5)
+    assert sorted(taken) == [f"{number:03}.csv" for number in range(30)]
+
+
+def test_an_inbox_that_rested_for_long_is_as_wide_awake_as_any(turn: Turn) -> None:
+    """One that has not changed is not listed again, but whatever comes, goes or comes back is found by the scan."""
+    for round_ in range(3):
+        for _ in range(6):
+            assert after(turn, 15.0) == []
+        turn.scene.put("a.csv", ROWS, folder="acme")
+        assert after(turn, 15.0) == []
+        assert after(turn, 10.0) == ["a.csv"], round_
+    turn.scene.put("b.csv", ROWS, folder="acme")
+    assert after(turn, 15.0) == []
+    (turn.scene.inbox / "b.csv").unlink()
+    assert after(turn, 15.0) == after(turn, 15.0) == []
+    turn.scene.put("b.csv", ROWS, folder="acme")
+    assert after(turn, 15.0) == []
+    assert after(turn, 10.0) == ["b.csv"]
+
+
+def test_files_that_wait_for_ever_take_no_room(turn: Turn) -> None:
+    """More traps and cut files than may settle at a time: the good file behind them is taken as ever."""
+    intake = limited(turn, 10)
+    for number in range(50):
+        make_link(turn.scene.inbox / f"a{number}.csv")
+        turn.scene.put(f"b{number}.csv", b"email\nann@exam", folder="acme")
+    turn.scene.put("z.csv", ROWS, folder="acme")
+    intake.scan_soon()
+    taken: list[str] = []
+    for _ in range(120):
+        taken += names(intake.tick())
+        turn.scene.clock.move(1.0)
+    assert taken == ["z.csv"]
+
+
+def test_uploads_that_nobody_will_finish_are_reported_once_for_all(turn: Turn) -> None:
+    """A temporary name that is older than a day, as a broken line leaves it; another only after they were gone."""
+    for name in (".a.csv.AbCdEf", "b.csv.part", "c.csv.filepart"):
+        turn.scene.put(name, ROWS, folder="acme")
+    turn.scene.clock.wall = (turn.scene.inbox / "b.csv.part").stat().st_ctime + 86_000.0
+    assert after(turn, 15.0) == []
+    assert turn.left_alone == []
+    for _ in range(5):
+        assert after(turn, 500.0) == []
+    why = "3 unfinished uploads have lain here for more than a day, such as .a.csv.AbCdEf"
+    assert turn.left_alone == [("acme", b"", why)]
+    for path in turn.scene.inbox.iterdir():
+        path.unlink()
+    assert after(turn, 15.0) == []
+    turn.scene.put("d.csv.tmp", ROWS, folder="acme")
+    for _ in range(5):
+        assert after(turn, 90_000.0) == []
+    assert len(turn.left_alone) == 2
+
+
+def test_a_packed_file_is_read_to_its_end_before_it_is_taken(turn: Turn) -> None:
+    """One that is cut waits for its rest like a last line without its end; a whole one is taken after `settle`."""
+    packed = gzip.compress(ROWS * 100)
+    hear(turn, "a.csv.gz", content=packed)
+    hear(turn, "b.csv.gz", content=packed[:-5])
+    assert after(turn, 2.0) == ["a.csv.gz"]
+    assert after(turn, 200.0) == []
+    hear(turn, "b.csv.gz", content=packed)
+    assert after(turn, 0.0) == []
+    assert after(turn, 2.0) == ["b.csv.gz"]
+
+
+def test_the_watch_is_looked_after_before_each_scan(turn: Turn) -> None:
+    """At once with a new configuration, then before each listing, with the directory that is listed."""
+    attended: list[tuple[Path, int]] = []
+    clock = turn.scene.clock
+    intake = Intake(
+        folders=turn.folders,
+        ledger=turn.ledger,
+        now=lambda: clock.wall,
+        monotonic=lambda: clock.monotonic,
+        attend=lambda path, fd: attended.append((path, os.fstat(fd).st_ino)),
+    )
+    inboxes = [(folder.path, folder.path.stat().st_ino) for folder in turn.scene.config.folders.values()]
+    intake.configure(turn.scene.config)
+    assert attended == inboxes
+    intake.tick()
+    clock.move(15.0)
+    intake.tick()
+    assert attended == inboxes * 3
+    intake.scan_soon("globex")
+    intake.tick()
+    assert attended == [*inboxes * 3, inboxes[1]]
+
+
 # --------------------------------------------------------------------------------------------------------- races
 
 
@@ -690,7 +839,9 @@ def orphan(scene: Scene, name: str, *, folder: str = "acme") -> str:
     look = folders.look(here, os.fsencode(name))
     assert look is not None
     scene.clock.move(0.01)
-    ((claim,), ()) = folders.claim(here, [(make_id(scene.clock.wall), os.fsencode(name), look)])
+    ((claim,), ()) = folders.claim(
+        here, [Wanted(id=make_id(scene.clock.wall), name=os.fsencode(name), seen=Seen(look))]
+    )
     return claim.id
 
 
@@ -846,6 +997,6 @@ def test_a_name_that_a_reload_ignores_is_not_taken_any_more(turn: Turn) -> None:
     """Even if it was about to be."""
     hear(turn, "a.csv")
     assert after(turn, 1.0) == []
-    turn.intake.configure(reload(turn.scene, "defaults: {}", "defaults: {ignore: ['a*']}"))
+    turn.intake.configure(reload(turn.scene, "defaults: {", "defaults: {ignore: ['a*'], "))
     assert turn.take() == []
     assert in_inbox(turn.scene) == ["a.csv"]

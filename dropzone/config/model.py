@@ -292,7 +292,8 @@ class FolderKeys(Model):
     )
     settle_unseen: Annotated[float, kinds.durations("0s", "1d")] = Field(
         default=units.read_duration("10s"),
-        description="The same where nobody can tell whether a client still has the file open (network file systems).",
+        description="The same for a file that only a scan found, so that nobody knows when it last moved. Where nobody "
+        "can tell whether a client still has it open (network file systems), at least 30 s.",
     )
     hold_tail: Annotated[float, kinds.durations("0s", "7d")] = Field(
         default=units.read_duration("300s"),
@@ -302,9 +303,23 @@ class FolderKeys(Model):
         default="optional",
         description="required: a file whose last line has no end is never taken; optional: it is, after hold_tail.",
     )
+    marker: Literal["none", ".done", ".md5", ".sha256"] = Field(
+        default="none",
+        description=".done: a file is taken only once x.csv.done lies beside x.csv; .md5, .sha256: only once "
+        "x.csv.sha256 does and fits. What it says goes with its file.",
+    )
+    empty: Literal["hold", "refuse", "ignore"] = Field(
+        default="hold",
+        description="A file without a single byte is held until somebody has looked, refused, or left where it is.",
+    )
+    stall_alert: Annotated[float, kinds.durations("1s", "30d")] = Field(
+        default=units.read_duration("15m"),
+        description="A file that has not grown for so long and still is not ready is reported, once.",
+    )
     scan: Annotated[float, kinds.durations("100ms", "1h")] = Field(
         default=units.read_duration("15s"),
-        description="How often the folder is looked through, whatever the file system did or did not report.",
+        description="How often the folder is looked through, whatever the file system did or did not report. On "
+        "network file systems every 5 s at least.",
     )
 
     segment_id: _Positive | None = Field(

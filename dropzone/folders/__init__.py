@@ -1,7 +1,7 @@
 """The layout on disk and its atomicity: look into inboxes, claim, prepare, file, bring back.
 
     {base}/inbox/FOLDER/NAME                                what the partner sees and writes
-    {base}/work/ID/original, origin, prepared.csv, rejects.csv, log      ours alone, mode 0700
+    {base}/work/ID/original, origin, marker, prepared.csv, rejects.csv, log      ours alone, mode 0700
     {base}/done|failed/FOLDER/2026-11-22/STEM.ID.csv  + STEM.ID.log  (+ STEM.ID.rejects.csv)
 
 The folders alone say where the bytes are. What was promised to the server stands in the ledger, of which this module
@@ -36,16 +36,15 @@ from typing import TYPE_CHECKING, BinaryIO
 from dropzone import readiness
 from dropzone.drop import Drop, is_id
 from dropzone.errors import FolderError
+from dropzone.folders import layout
+from dropzone.folders.inbox import Inbox, faults_of, opened_inbox, read_marker
 from dropzone.folders.system import (
     CREATE,
     OPEN_DIR,
     OPEN_FILE,
-    UNREADABLE,
-    is_local,
     look_at,
-    mount_id,
     open_path,
-    opened,
+    opened_at,
     opened_file,
     opened_path,
     rename,
@@ -53,16 +52,25 @@ from dropzone.folders.system import (
     sync_path,
     translated,
 )
-from dropzone.readiness import Look, Probe
+from dropzone.readiness import Look, Seen, marker_name
 
 if TYPE_CHECKING:  # the models are slow to load, and `where_is` is asked without them
     from dropzone.config import Config, Folder
 
-ORIGINAL, ORIGIN, PREPARED, REJECTS, LOG, CHECKS = (
-    "original", "origin", "prepared.csv", "rejects.csv", "log", "checks",
+ORIGINAL, ORIGIN, MARKER, PREPARED, REJECTS, LOG, CHECKS = (
+    "original", "origin", "marker", "prepared.csv", "rejects.csv", "log", "checks",
 )  # fmt: skip
 
 MARK = ".ledger"  # in work/: which ledger knows the drops in it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A file that is ready: it is to be the drop `id` if it, and its marker, still look like `seen`."""
+
+    id: str
+    name: bytes
+    seen: Seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +94,7 @@ class Bench:
     rejects: BinaryIO
     before: Look
     scratch: Path  # where temporary files may lie: beside the file, not in a /tmp that may be memory
+    marker: bytes | None = None  # the text of the marker that was claimed with the file
 
     def disturbed(self) -> str:
         """Why the original cannot be trusted yet (a client still writes to it, or did meanwhile), or an empty string.
@@ -99,6 +108,15 @@ class Bench:
         if writer:
             return "a client still has the file open for writing"
         return "" if Look.of(os.fstat(fd)) == self.before else "the file changed while it was read"
+
+    def misfit(self, kind: str) -> str:
+        """Why the claimed bytes are not what their checksum of this `kind` (``.sha256`` …) says; empty where they are.
+
+        It fitted before the claim, but a client that writes on after it changes what was tested.
+        """
+        if self.marker is None or kind in ("none", ".done"):
+            return ""
+        return readiness.misfit(self.source.fileno(), self.marker, kind)
 
 
 class Digesting:
@@ -131,146 +149,126 @@ class Folders:
     # ------------------------------------------------------------------------------------------------- lay out
 
     def lay_out(self, config: Config, *, inboxes: bool) -> list[Path]:
-        """Make the directories that are missing, with their modes; returns those it made.
-
-        With `inboxes` those below the root too: group-writable and setgid, so that a partner's user in the group may
-        write and what it writes stays readable for us. That is for `dropzone init`: a hardened service may not set
-        the setgid bit. A folder with its own `path:` belongs to somebody else and is never made.
-        """
-        made: list[Path] = []
-        for folder in config.folders.values():
-            wanted = [
-                (folder.base / "work", 0o700),
-                (folder.base / "done" / folder.name, 0o750),
-                (folder.base / "failed" / folder.name, 0o750),
-            ]
-            if inboxes and folder.path.is_relative_to(config.root):
-                wanted.append((folder.path, 0o2770))
-            for path, mode in wanted:
-                made += self._make(path, mode)
-        return made
-
-    def _make(self, path: Path, mode: int) -> list[Path]:
-        if path.is_dir():
-            return []
-        made = self._make(path.parent, 0o755)
-        with translated("make", path):
-            path.mkdir(exist_ok=True)
-            if os.geteuid() == 0:  # `init` by root must not shut the service's own user out
-                above = path.parent.stat()
-                os.chown(path, above.st_uid, above.st_gid)
-            path.chmod(mode)  # mkdir's own mode is cut by the umask
-        return [*made, path]
+        """Make the directories that are missing, with their modes; see `layout.lay_out`."""
+        return layout.lay_out(config, inboxes=inboxes)
 
     def find_fault(self, folder: Folder) -> FolderError | None:
-        """What keeps `folder` from working at all, with its mend, or None."""
-        try:
-            with self._inbox(folder) as inbox, self._work(folder.base) as work:
-                # Not st_dev: a bind mount of the same file system has the same one, and refuses the rename (seen).
-                if mount_id(inbox) != mount_id(work):
-                    why = f"it is on another mount than {folder.base / 'work'}, so no rename can take files over"
-                    hint = f"Give the folder a `spool:` on the mount of {folder.path}"
-                    return FolderError("use", str(folder.path), why, hint)
-                sticky = os.fstat(inbox).st_mode & stat.S_ISVTX and os.geteuid() not in (0, os.fstat(inbox).st_uid)
-                if sticky:
-                    hint = f"Type: chmod -t {folder.path}"
-                    return FolderError("use", str(folder.path), "it is sticky, so nobody may move others' files", hint)
-        except FolderError as fault:
-            return fault
-        return None
+        """What keeps `folder` from working, with its mend, or None; see `layout.find_fault`."""
+        return layout.find_fault(folder)
 
     # ------------------------------------------------------------------------------------------------- look in
 
+    @contextlib.contextmanager
+    def inbox(self, folder: Folder) -> Iterator[Inbox]:
+        """The inbox of `folder`, open for looking. Raises FolderError when it is not there, or not a folder."""
+        with opened_inbox(folder) as inbox:
+            yield inbox
+
     def names(self, folder: Folder) -> list[bytes]:
         """The names in the inbox of `folder`, in no order. Raises FolderError when it cannot be listed."""
-        with self._inbox(folder) as inbox, translated("list", folder.path), os.scandir(inbox) as entries:
-            return [os.fsencode(entry.name) for entry in entries]
+        with opened_inbox(folder) as inbox:
+            return inbox.names()
 
     def look(self, folder: Folder, name: bytes) -> Look | None:
         """What `name` looks like now, without following links; None when it is gone."""
-        with self._inbox(folder) as inbox:
-            return look_at(inbox, name)
-
-    def probe(self, folder: Folder, name: bytes, look: Look) -> Probe:
-        """Open `name` and ask for a writer and its last bytes. Raises FolderError when it cannot be read."""
-        with self._inbox(folder) as inbox, translated("read", folder.path / os.fsdecode(name), UNREADABLE):
-            fd = os.open(name, OPEN_FILE, dir_fd=inbox)
-            try:
-                return readiness.probe(fd, look.size, local=is_local(fd))
-            finally:
-                os.close(fd)
-
-    def sync(self, folder: Folder, name: bytes) -> None:
-        """Write `name` out to disk. Raises FolderError."""
-        with self._inbox(folder) as inbox, translated("sync", folder.path / os.fsdecode(name), UNREADABLE):
-            fd = os.open(name, OPEN_FILE, dir_fd=inbox)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        with opened_inbox(folder) as inbox:
+            return inbox.look(name)
 
     # --------------------------------------------------------------------------------------------------- claim
 
-    def claim(
-        self, folder: Folder, ready: Sequence[tuple[str, bytes, Look]]
-    ) -> tuple[list[Claim], list[tuple[bytes, FolderError]]]:
-        """Take over the files `ready` (drop ID, name, look) by one rename each into work/ID; durable on return.
+    def claim(self, folder: Folder, ready: Sequence[Wanted]) -> tuple[list[Claim], list[tuple[bytes, FolderError]]]:
+        """Take over the files `ready` by one rename each into work/ID, with their markers; durable on return.
 
         A file that is gone or looks different by now is left alone without a word. Returns the claims, and name
         and error of each file that could not be taken. Several at once share the directory syncs.
         """
         claims: list[Claim] = []
         faults: list[tuple[bytes, FolderError]] = []
-        with self._inbox(folder) as inbox, self._work(folder.base) as work, contextlib.ExitStack() as stack:
-            files: list[tuple[int, str, bytes, Look]] = []
-            for id, name, look in ready:
-                with _faults_to(faults, folder, name):
-                    if (fd := _open_candidate(inbox, name)) is not None:
+        with opened_inbox(folder) as inbox, self._work(folder.base) as work, contextlib.ExitStack() as stack:
+            files: list[tuple[int, Wanted]] = []
+            for wanted in ready:
+                with _faults_to(faults, inbox, wanted.name):
+                    if (fd := _open_candidate(inbox.fd, wanted.name)) is not None:
                         stack.callback(os.close, fd)
                         self._step("claim: sync file")
-                        files.append((fd, id, name, look))
+                        files.append((fd, wanted))
             # A file nobody fsynced is 0 bytes long after a power cut, even renamed and listed (seen).
-            synced = sync_all([fd for fd, *_ in files])
+            synced = sync_all([fd for fd, _ in files])
             directories: list[int] = []
-            for (fd, id, name, look), error in zip(files, synced, strict=True):
-                with _faults_to(faults, folder, name):
+            for (fd, wanted), error in zip(files, synced, strict=True):
+                with _faults_to(faults, inbox, wanted.name):
                     if error is not None:
                         raise error
-                    if (directory := self._claim_one(folder, inbox, work, fd, id, name, look)) is not None:
+                    if (directory := self._claim_one(inbox, work, fd, wanted)) is not None:
                         stack.callback(os.close, directory)
                         directories.append(directory)
-                        claims.append(Claim(id=id, folder=folder.name, name=name, size=look.size, base=folder.base))
+                        size = wanted.seen.file.size
+                        claim = Claim(id=wanted.id, folder=folder.name, name=wanted.name, size=size, base=folder.base)
+                        claims.append(claim)
             with translated("sync", folder.path):
                 # The targets first, then the source: if we die here, a power cut may keep the old name, the new one
                 # or both, but never neither. With nothing claimed there is nothing to sync.
-                for fds in (directories, [work], [inbox]) if claims else ():
+                for fds in ([*directories, work], [inbox.fd]) if claims else ():
                     self._step("claim: sync folder")
                     for error in filter(None, sync_all(fds)):
                         raise error
         return claims, faults
 
-    def _claim_one(
-        self, folder: Folder, inbox: int, work: int, fd: int, id: str, name: bytes, look: Look
-    ) -> int | None:
-        """The open directory work/ID with the file `fd` in it, or None when the name is not that of `look` any more."""
+    def _claim_one(self, inbox: Inbox, work: int, fd: int, wanted: Wanted) -> int | None:
+        """The open directory work/ID with the file `fd` in it, or None when the name is not that of the look any more.
+
+        The marker goes first. If we die between the two, the next start puts it back (see `orphans`); the other way
+        round it would stay behind and make the next file of that name ready before it is whole.
+        """
         self._step("claim: make work/ID")
-        os.mkdir(id, 0o700, dir_fd=work)  # if we die here: an empty work/ID, removed at the next start
-        directory = os.open(id, OPEN_DIR, dir_fd=work)
+        os.mkdir(wanted.id, 0o700, dir_fd=work)  # if we die here: an empty work/ID, removed at the next start
+        directory = os.open(wanted.id, OPEN_DIR, dir_fd=work)
         try:
             self._step("claim: write origin")
-            os.symlink(os.fsencode(folder.name) + b"/" + name, ORIGIN, dir_fd=directory)
-            if self._rename_claimed(fd, look, inbox, name, directory):
+            os.symlink(os.fsencode(inbox.folder.name) + b"/" + wanted.name, ORIGIN, dir_fd=directory)
+            if self._take_marker(inbox, wanted, directory) and self._rename_claimed(fd, inbox.fd, wanted, directory):
                 return directory
         except OSError:
-            self._clear(work, id, directory)
+            self._give_up(inbox, wanted.name, work, wanted.id, directory)
             os.close(directory)
             raise
-        self._clear(work, id, directory)
+        self._give_up(inbox, wanted.name, work, wanted.id, directory)
         os.close(directory)
         return None
 
-    def _rename_claimed(self, fd: int, look: Look, inbox: int, name: bytes, directory: int) -> bool:
+    def _take_marker(self, inbox: Inbox, wanted: Wanted, directory: int) -> bool:
+        """Move the marker that was seen into work/ID; False when it is gone, or another one."""
+        name = marker_name(wanted.name, inbox.folder)
+        if name is None or wanted.seen.marker is None:
+            return True
+        self._step("claim: rename marker")
+        try:
+            rename(inbox.fd, name, directory, MARKER)
+        except FileNotFoundError:
+            return False
+        moved = look_at(directory, MARKER.encode())
+        if moved is None or (moved.dev, moved.ino) != (wanted.seen.marker.dev, wanted.seen.marker.ino):
+            return False
+        if inbox.folder.marker != ".done":  # its text is read again with the claimed bytes, perhaps after a power cut
+            with opened_at(MARKER, OPEN_FILE, directory) as fd:
+                os.fsync(fd)
+        return True
+
+    def _give_up(self, inbox: Inbox, name: bytes, work: int, id: str, directory: int) -> None:
+        """Clear work/ID after a claim that was not made; the marker goes back, unless a new one is there by now."""
+        marker = marker_name(name, inbox.folder)
+        if marker is not None and look_at(directory, MARKER.encode()) is not None:
+            try:
+                rename(directory, MARKER, inbox.fd, marker)
+            except FileExistsError:
+                os.unlink(MARKER, dir_fd=directory)
+            except OSError:  # the inbox refuses: it stays in work/ID, and the next start tries again
+                return
+        self._clear(work, id, directory)
+
+    def _rename_claimed(self, fd: int, inbox: int, wanted: Wanted, directory: int) -> bool:
         """Rename exactly the open file `fd`; the lease keeps new writers waiting for the microseconds this takes."""
+        look = wanted.seen.file
         held, writer = readiness.take_lease(fd)
         try:
             if writer or Look.of(os.fstat(fd)) != look:
@@ -278,41 +276,53 @@ class Folders:
             self._step("claim: rename")
             try:
                 # The rename is the decision. If we die after it, the next start adopts what lies in work/ID.
-                rename(inbox, name, directory, ORIGINAL)
+                rename(inbox, wanted.name, directory, ORIGINAL)
             except FileNotFoundError:
                 return False
             moved = look_at(directory, ORIGINAL.encode())
             if moved is None or (moved.dev, moved.ino) != (look.dev, look.ino):
                 # Swapped between our look and our rename. It is not what we judged: back where it was.
-                rename(directory, ORIGINAL, inbox, name)
+                rename(directory, ORIGINAL, inbox, wanted.name)
                 return False
             return True
         finally:
             if held:
                 readiness.drop_lease(fd)
 
-    def orphans(self, base: Path, known: Callable[[str], bool]) -> list[Claim]:
-        """Files in work/ that no drop is `known` for: we died between the rename and the row. Removes empty remains."""
+    def orphans(
+        self, base: Path, known: Callable[[str], bool], folder_of: Callable[[str], Folder | None] = lambda name: None
+    ) -> list[Claim]:
+        """Files in work/ that no drop is `known` for: we died between the rename and the row.
+
+        Removes empty remains. A marker whose file was not renamed any more goes back to the inbox of its `folder_of`.
+        """
         found: list[Claim] = []
         with self._work(base) as work:
             for id in sorted(os.listdir(work)):
                 if not is_id(id) or known(id):
                     continue
-                with translated("adopt", base / "work" / id), opened(id, OPEN_DIR, work) as directory:
-                    look = look_at(directory, ORIGINAL.encode())
-                    if look is None or not stat.S_ISREG(look.mode):
-                        self._clear(work, id, directory)
-                        continue
+                with translated("adopt", base / "work" / id), opened_at(id, OPEN_DIR, work) as directory:
                     try:
                         origin = os.readlink(os.fsencode(ORIGIN), dir_fd=directory)
                     except OSError:  # a power cut may keep the later of two changes only
                         origin = b"/unknown.csv"
                     folder, _, name = origin.partition(b"/")
+                    look = look_at(directory, ORIGINAL.encode())
+                    if look is None or not stat.S_ISREG(look.mode):
+                        self._put_back(folder_of(os.fsdecode(folder)), name, work, id, directory)
+                        continue
                     touched = any(look_at(directory, each.encode()) for each in (PREPARED, REJECTS, LOG, CHECKS))
                     found.append(
                         Claim(id=id, folder=os.fsdecode(folder), name=name, size=look.size, base=base, touched=touched)
                     )
         return found
+
+    def _put_back(self, folder: Folder | None, name: bytes, work: int, id: str, directory: int) -> None:
+        if look_at(directory, MARKER.encode()) is None:
+            self._clear(work, id, directory)
+        elif folder is not None:  # else somebody removed it from the configuration: kept until it comes back
+            with contextlib.suppress(FolderError), opened_inbox(folder) as inbox:
+                self._give_up(inbox, name, work, id, directory)
 
     def read_mark(self, base: Path) -> str:
         """The identity of the ledger that work/ belongs to, or an empty string where none was written down."""
@@ -347,7 +357,8 @@ class Folders:
             opened_file(REJECTS, CREATE, directory, "wb") as rejects,
         ):
             before = Look.of(os.fstat(source.fileno()))
-            yield Bench(source, Digesting(prepared), rejects, before, self._place(drop))
+            marker = read_marker(directory, MARKER.encode()) if look_at(directory, MARKER.encode()) else None
+            yield Bench(source, Digesting(prepared), rejects, before, self._place(drop), marker)
             # The row that announces the attempt names this copy's digest, so it has to be there after a power cut.
             self._step("prepare: sync prepared copy")
             prepared.flush()
@@ -398,7 +409,7 @@ class Folders:
         target_path = Path(drop.base) / where
         stem = target_path.name.removesuffix(".gz").removesuffix(".csv")
         with translated("file", target_path):
-            for directory_path in self._make(target_path.parent, 0o750):
+            for directory_path in layout.make(target_path.parent, 0o750):
                 sync_path(directory_path.parent)  # a new date folder must outlive a power cut, or its files do not
             with contextlib.ExitStack() as stack:
                 target = stack.enter_context(opened_path(target_path.parent))
@@ -419,10 +430,10 @@ class Folders:
                     target, os.fsencode(target_path.name)
                 ):
                     raise FileNotFoundError(errno.ENOENT, "the file is neither in work/ nor where it should go")
-                self._step("file: sync target")
-                os.fsync(target)
-                self._step("file: sync work/ID")
-                os.fsync(directory)
+                # Both at once: the disk makes one flush of two that wait for it.
+                self._step("file: sync target and work/ID")
+                for error in filter(None, sync_all([target, directory])):
+                    raise error
                 # If we die from here on, the row is still open: this method runs again and finds everything in place.
                 self._step("file: clear work/ID")
                 with self._work(Path(drop.base)) as work:
@@ -459,7 +470,7 @@ class Folders:
             with contextlib.suppress(FileExistsError):
                 self._step("bring back: make work/ID")
                 os.mkdir(drop.id, 0o700, dir_fd=work)
-            with opened(drop.id, OPEN_DIR, work) as directory, opened_path(filed.parent) as source:
+            with opened_at(drop.id, OPEN_DIR, work) as directory, opened_path(filed.parent) as source:
                 with contextlib.suppress(FileExistsError):
                     self._step("bring back: write origin")
                     os.symlink(os.fsencode(drop.folder) + b"/" + drop.name, ORIGIN, dir_fd=directory)
@@ -494,15 +505,6 @@ class Folders:
         return Path(drop.base) / "work" / drop.id
 
     @contextlib.contextmanager
-    def _inbox(self, folder: Folder) -> Iterator[int]:
-        with translated("open", folder.path, "Make it with 'dropzone init', or mend `path:`"):
-            fd = open_path(folder.path)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    @contextlib.contextmanager
     def _work(self, base: Path) -> Iterator[int]:
         with translated("open", base / "work", "Make it with 'dropzone init'"):
             fd = open_path(base / "work")
@@ -513,12 +515,12 @@ class Folders:
 
     @contextlib.contextmanager
     def _drop_directory(self, drop: Drop) -> Iterator[int]:
-        with self._work(Path(drop.base)) as work, opened(drop.id, OPEN_DIR, work) as directory:
+        with self._work(Path(drop.base)) as work, opened_at(drop.id, OPEN_DIR, work) as directory:
             yield directory
 
     def _clear(self, work: int, id: str, directory: int) -> None:
         """Remove what we made in work/ID, and work/ID if nothing else is in it. Never touches an original."""
-        for name in (ORIGIN, PREPARED, REJECTS, LOG, CHECKS):
+        for name in (ORIGIN, MARKER, PREPARED, REJECTS, LOG, CHECKS):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=directory)
         with contextlib.suppress(OSError):  # not empty: something that is not ours to remove
@@ -538,10 +540,10 @@ def _open_candidate(inbox: int, name: bytes) -> int | None:
 
 
 @contextlib.contextmanager
-def _faults_to(faults: list[tuple[bytes, FolderError]], folder: Folder, name: bytes) -> Iterator[None]:
+def _faults_to(faults: list[tuple[bytes, FolderError]], inbox: Inbox, name: bytes) -> Iterator[None]:
     """What fails inside is a fault of the file `name`, and the other files go on."""
     try:
-        with translated("take", folder.path / os.fsdecode(name), UNREADABLE):
+        with faults_of(inbox.folder, name, "take", inbox.fd):
             yield
     except FolderError as fault:
         faults.append((name, fault))

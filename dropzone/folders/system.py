@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,19 +19,37 @@ from dropzone.errors import FolderError
 from dropzone.readiness import Look
 
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a named pipe would hang us for good (seen). O_NOCTTY: a terminal device must not become ours.
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Local file systems know every writer; all others (nfs, smb, fuse, 9p …) grant leases they cannot keep (seen: sshfs).
-_LOCAL_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "f2fs", "zfs", "bcachefs", "overlay"})
+_LOCAL_FILE_SYSTEMS = frozenset(
+    {
+        0xEF53,  # ext2, ext3, ext4
+        0x58465342,  # xfs
+        0x9123683E,  # btrfs
+        0x01021994,  # tmpfs
+        0xF2F52010,  # f2fs
+        0x2FC12FC1,  # zfs
+        0xCA451A4E,  # bcachefs
+        0x794C7630,  # overlay
+    }
+)
 
 AT_A_TIME = 8  # syncs; with more the disk was no faster (measured)
 
-UNREADABLE = "Make it readable for the daemon's user (say: chmod g+r), or let the server set a umask of 027"
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _RENAME_NOREPLACE = 1
+_OPENAT2 = 437  # the same number on every architecture
+_RESOLVE_NO_SYMLINKS = 4
+
+
+class _OpenHow(ctypes.Structure):
+    """struct open_how of openat2(2)."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 def rename(source: int, name: str | bytes, target: int, new_name: str | bytes) -> None:
@@ -49,7 +68,7 @@ def look_at(directory: int, name: bytes) -> Look | None:
 
 
 @contextlib.contextmanager
-def opened(name: str, flags: int, directory: int) -> Iterator[int]:
+def opened_at(name: str | bytes, flags: int, directory: int) -> Iterator[int]:
     """A descriptor for `name` in an open directory, closed at the end."""
     fd = os.open(name, flags, dir_fd=directory)
     try:
@@ -59,14 +78,20 @@ def opened(name: str, flags: int, directory: int) -> Iterator[int]:
 
 
 def open_path(path: Path) -> int:
-    """Open a directory one component at a time, following no link: a partner may own one of the components.
+    """Open a directory following no link in any component: a partner may own one of them."""
+    how = _OpenHow(OPEN_DIR, 0, _RESOLVE_NO_SYMLINKS)
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    fd = int(_libc.syscall(_OPENAT2, -1, os.fsencode(path), ctypes.byref(how), size))
+    # A kernel before 5.6, or a filter on system calls that does not know it: the long way, which tells the real error.
+    return fd if fd >= 0 else _open_stepwise(path)
 
-    Those on the way are passed through and not read: a home of mode 0711 lets us through, and no further look.
-    """
-    fd = os.open("/", OPEN_DIR | os.O_PATH)
-    for part in (*path.parts[1:], "."):  # the last step opens for reading what was only found before
+
+def _open_stepwise(path: Path) -> int:
+    """`open_path` one component at a time; only the last must be readable, the others passable."""
+    fd = os.open("/", _PASS)
+    for number, part in enumerate(path.parts[1:], 2):
         try:
-            inner = os.open(part, OPEN_DIR if part == "." else OPEN_DIR | os.O_PATH, dir_fd=fd)
+            inner = os.open(part, OPEN_DIR if number == len(path.parts) else _PASS, dir_fd=fd)
         finally:
             os.close(fd)
         fd = inner
@@ -123,18 +148,12 @@ def mount_id(fd: int) -> str:
     return _fdinfo(fd, "mnt_id")
 
 
-_file_systems: dict[str, str] = {}  # mount id -> type; ids are not used again while something is mounted there
-
-
 def is_local(fd: int) -> bool:
-    """Whether the file system under `fd` is one whose leases can be believed."""
-    mount = mount_id(fd)
-    if mount not in _file_systems:
-        with open("/proc/self/mountinfo") as table:
-            for line in table:
-                left, _, right = line.partition(" - ")
-                _file_systems[left.split(" ", 1)[0]] = right.split(" ", 1)[0]
-    return _file_systems.get(mount, "") in _LOCAL_FILE_SYSTEMS
+    """Whether the file system under `fd` is one that knows every writer and reports every change."""
+    found = ctypes.create_string_buffer(256)  # struct statfs; its type comes first, as a long
+    if _libc.fstatfs(fd, found) != 0:
+        return False
+    return int.from_bytes(found.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) in _LOCAL_FILE_SYSTEMS
 
 
 @contextlib.contextmanager

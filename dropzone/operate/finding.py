@@ -20,7 +20,7 @@ from dropzone.drop import Drop, is_id
 from dropzone.errors import FolderError, printable
 from dropzone.folders import Folders
 from dropzone.ledger import Reader
-from dropzone.readiness import Candidate, Look, Probe, Ready, Unfit, Waiting, judge, why_ignored
+from dropzone.readiness import Candidate, Look, Ready, Unfit, Unread, Verdict, Waiting, why_ignored
 
 Standing = Literal["ignored", "unfit", "waiting", "ready", "taken", "missing", "inbox", "outside"]
 
@@ -104,13 +104,13 @@ class Finder:
     def _judged(self, folder: Folder, name: bytes, path: Path, look: Look) -> Finding:
         changed_at = look.ctime_ns / 1e9
         quiet_since = min(changed_at, self._now)
-        candidate = Candidate(first_seen=quiet_since, quiet_since=quiet_since, heard=True, look=look)
-
-        def ask() -> Probe:
-            return self._folders.probe(folder, name, look)
-
+        candidate = Candidate.found(quiet_since)
+        candidate.hear(quiet_since)
         try:
-            verdict = judge(candidate, look, folder, now=self._now, ask=ask)
+            with self._folders.inbox(folder) as inbox:
+                verdict = inbox.verdict(name, candidate, now=self._now, thorough=True)
+            if verdict is None:
+                return self._left(folder, name, path)
             if isinstance(verdict, Ready) and (fault := self._folders.find_fault(folder)):
                 raise fault
         except FolderError as fault:
@@ -125,6 +125,8 @@ class Finder:
                 standing, what, until = "waiting", verdict.why, verdict.until
             case Unfit():
                 standing, what = "unfit", verdict.why
+            case Unread():
+                standing, what = "waiting", "it has to be read to its end first"
             case Ready():
                 standing, what = "ready", "it is complete, and taken at the next look"
         return Finding(
@@ -200,7 +202,7 @@ class Finder:
         return Finding(path=place, folder=None, standing="outside", what=what, change=change)
 
 
-def _change(verdict: Ready | Waiting | Unfit) -> str:
+def _change(verdict: Verdict) -> str:
     match verdict:
         case Waiting(settling=True):
             return "nothing has to be done; each change of the file starts its quiet time again"
@@ -208,7 +210,7 @@ def _change(verdict: Ready | Waiting | Unfit) -> str:
             return "the partner ends the upload; until then it stays where it is"
         case Unfit():
             return "remove it, and let the partner upload a plain file"
-        case Ready():
+        case Ready() | Unread():
             return ""
 
 
