@@ -142,6 +142,32 @@ def test_a_wrong_setting_elsewhere_does_not_keep_from_asking(lived: Scene) -> No
         assert "config check" in err
 
 
+def test_a_glance_at_the_configuration_judges_nothing(tmp_path: Path) -> None:
+    """Names and the place of the ledger; of a date that is none nothing, and of a file that says too little None."""
+    file = tmp_path / "dropzone.yaml"
+    file.write_text("state_dir: /var/x\naccounts: {main: {key_created: 2026-13-01}, other: 5}\nfolders: [a]\n")
+    seen = configuration.glance(file)
+    assert seen is not None
+    assert (seen.state_dir, seen.folders, seen.accounts) == (Path("/var/x"), (), {"main": None, "other": None})
+    for wrong in ("state_dir: relative", "state_dir: [x]", "- a", ""):
+        file.write_text(wrong)
+        assert configuration.glance(file) is None
+    assert configuration.glance(tmp_path / "missing.yaml") is None
+
+
+def test_what_failed_within_a_day_is_counted(scene: Scene) -> None:
+    """Not what failed before; and `queue --newest` shows the last ones."""
+    for number in range(3):
+        scene.put(f"{number}.csv", b"email\nnobody\n")
+    scene.settle()
+    assert "3 drops failed within a day: dropzone queue --state failed --newest 3" in ask(scene, "status")[1]
+    names = [each["name"] for each in objects(scene, "queue", "--state", "failed", "--newest", "2")]
+    assert names == ["1.csv", "2.csv"]
+    with closing(SQLiteReader(scene.config.state_dir)) as reader:
+        assert reader.failed_since(scene.clock.wall + 1, folders=["acme", "globex"]) == {}
+        assert reader.failed_since(0.0, folders=["acme", "globex"]) == {"acme": 3}
+
+
 def test_standings_are_those_of_the_open_drops(lived: Scene) -> None:
     """What is finished is not counted; bytes, the oldest and the next due time are of these drops."""
     _, held, queued = drops(lived)

@@ -346,6 +346,47 @@ def test_reaching_goes_through_the_proxy() -> None:
     assert heard[0].startswith(b"CONNECT optipub.example.com:443 HTTP/1.1\r\n")
 
 
+def test_reaching_through_a_proxy_ends_in_the_same_handshake(tmp_path: Path) -> None:
+    """The proxy lets us through; the certificate is that of the server behind it."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("optipub.example.com").configure_cert(context)
+    with listening(context, b"HTTP/1.1 200 Connection established\r\n\r\n") as (port, heard):
+        proxied = account(
+            "https://optipub.example.com", proxy=f"http://127.0.0.1:{port}", ca_file=str(tmp_path / "ca.pem")
+        )
+        reached = reach(proxied, now=0.0)
+    assert reached.tls == "TLSv1.3"
+    assert heard[1] == b""
+
+
+def test_a_certificate_that_ends_soon_is_a_warning(scene: Scene, tmp_path: Path) -> None:
+    """Then nothing would be sent any more; whoever runs the server has to be told in time."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ends = datetime.now(UTC) + timedelta(days=5)
+    authority.issue_cert("localhost", not_after=ends).configure_cert(context)
+    with listening(context) as (port, _):
+        secure = account(f"https://localhost:{port}", ca_file=str(tmp_path / "ca.pem"))
+        config = scene.config.model_copy(update={"accounts": {"main": secure}})
+        found = about(remarks(patient(replace(scene, config=config)), online=True), "account main")
+    assert found[-1].severity is Severity.WARNING
+    assert "ends in 4 days" in found[-1].what
+
+
+def test_a_machine_that_trusts_no_authority(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An account by https without a ca_file of its own can then be no one's."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "missing"))
+    config = scene.config.model_copy(update={"accounts": {"main": account("https://optipub.example.com")}})
+    assert about(faults(patient(replace(scene, config=config))), "TLS")[0].mend == "apt install ca-certificates"
+    broken = account("https://optipub.example.com", ca_file=str(scene.at / "dropzone.yaml"))
+    config = scene.config.model_copy(update={"accounts": {"main": broken}})
+    assert any("it holds no certificate" in remark.what for remark in faults(patient(replace(scene, config=config))))
+
+
 def test_a_server_that_answers_without_tls_on_loopback(scene: Scene) -> None:
     """As the sandbox does: reached, and no certificate to speak of."""
     with listening() as (port, heard):

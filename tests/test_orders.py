@@ -337,3 +337,16 @@ def test_only_a_failed_drop_can_have_other_settings(scene: Scene, sandbox: Sandb
     code, output = run(scene, "retry", drop.id, "--anew")
     assert code == 1
     assert "no folder is called acme any more" in output
+
+
+def test_a_file_that_was_mended_in_place_is_read_anew(scene: Scene, sandbox: Sandbox) -> None:
+    """Somebody edits it in failed/, and `retry` checks and sends what is there now."""
+    scene.put("a.csv", b"email\nnobody\n")
+    (drop,) = scene.settle()
+    assert drop.state is State.FAILED
+    filed = scene.config.root / str(drop.path)
+    filed.write_bytes(GOOD)
+    assert run(scene, "retry", drop.id)[0] == 0
+    (done,) = scene.settle()
+    assert (done.state, done.rows) == (State.DONE, 1)
+    assert len(sandbox.imports) == 1
