@@ -31,6 +31,9 @@ def add_to(group: click.Group) -> None:
 def status(ctx: click.Context, watch: bool, every: float, as_json: bool) -> None:
     """Tell how everything stands: the daemon, the accounts, and a line for each folder.
 
+    A folder's line: drops that wait and since when, drops that a person must look at, drops that failed within a day,
+    when the next one is due, when OptiPub last took a file, and how many rows it had.
+
     Ends with 3 where drops wait for a person, with 8 where no daemon runs.
 
     \b
@@ -45,7 +48,7 @@ def status(ctx: click.Context, watch: bool, every: float, as_json: bool) -> None
 
         def look() -> operate.Overview:
             accounts = {name: key_days_left(created, now()) for name, created in seen.accounts.items()}
-            return operate.overview(ledger, folders=seen.folders, accounts=accounts, health=ask_health(seen))
+            return operate.overview(ledger, folders=seen.folders, accounts=accounts, health=ask_health(seen), now=now())
 
         if watch and not as_json:
             repeat(lambda: (render.status(look(), now()), False), every_s=every)
@@ -64,12 +67,20 @@ def status(ctx: click.Context, watch: bool, every: float, as_json: bool) -> None
 @click.option(
     "--state", type=click.Choice([state.value for state in State]), help="Only this state, finished ones too."
 )
+@click.option("--newest", type=click.IntRange(1), metavar="N", help="Only the N that were taken over last.")
 @click.option("--ages", is_flag=True, help="Count them by folder and age instead of listing them.")
 @watching
 @AS_JSON
 @click.pass_context
 def queue(
-    ctx: click.Context, folder: str | None, state: str | None, ages: bool, watch: bool, every: float, as_json: bool
+    ctx: click.Context,
+    folder: str | None,
+    state: str | None,
+    newest: int | None,
+    ages: bool,
+    watch: bool,
+    every: float,
+    as_json: bool,
 ) -> None:
     """List the drops that are not finished: state, age, tries, next try, and why they wait.
 
@@ -88,7 +99,8 @@ def queue(
     with closing(open_ledger(seen)) as ledger:
 
         def look() -> list[operate.Queued]:
-            return operate.queue(ledger, states=states, folder=folder, steps=ask_health(seen).steps)
+            steps = ask_health(seen).steps
+            return operate.queue(ledger, states=states, folder=folder, newest=newest or -1, steps=steps)
 
         def lines() -> Iterable[str]:
             drops = look()

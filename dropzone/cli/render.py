@@ -200,8 +200,9 @@ _STATUS = (
     Column(heading="WAITING", right=True),
     Column(heading="OLDEST", right=True),
     Column(heading="HELD", right=True),
+    Column(heading="FAILED", right=True),
     Column(heading="NEXT"),
-    Column(heading="LAST ACCEPTED"),
+    Column(heading="ACCEPTED"),
     Column(heading="ROWS", right=True),
 )
 
@@ -216,6 +217,9 @@ def status(seen: Overview, now: float) -> Iterator[str]:
     held = sum(folder.held for folder in seen.folders)
     if held:
         yield f"{many(held, 'drop')} {'waits' if held == 1 else 'wait'} for a person: dropzone queue --state held"
+    failed = sum(folder.failed for folder in seen.folders)
+    if failed:
+        yield f"{many(failed, 'drop')} failed within a day: dropzone queue --state failed --newest {failed}"
 
 
 def _health(health: Health, now: float) -> Iterator[str]:
@@ -254,7 +258,17 @@ def _key(days: int | None) -> str:
 
 
 def _folder_row(folder: FolderStatus, now: float) -> Row:
-    mark = "!" if folder.held or folder.pause else "·" if folder.waiting else "+" if folder.accepted else ""
+    mark = (
+        "!"
+        if folder.held or folder.pause
+        else "x"
+        if folder.failed
+        else "·"
+        if folder.waiting
+        else "+"
+        if folder.accepted
+        else ""
+    )
     accepted = folder.accepted
     return Row(
         cells=(
@@ -263,6 +277,7 @@ def _folder_row(folder: FolderStatus, now: float) -> Row:
             str(folder.waiting or "-"),
             age(now - folder.oldest_at) if folder.oldest_at is not None else "-",
             str(folder.held or "-"),
+            str(folder.failed or "-"),
             "-" if folder.next_at is None else "a person" if folder.pause else when(folder.next_at, now),
             f"{age(now - accepted.at)} ago" if accepted else "never",
             f"{accepted.rows:,}" if accepted else "-",
@@ -315,6 +330,7 @@ def status_members(seen: Overview) -> Iterator[dict[str, Any]]:
             "waiting": folder.waiting,
             "waiting_bytes": folder.waiting_bytes,
             "held": folder.held,
+            "failed": folder.failed,
             "oldest_at": _stamp(folder.oldest_at),
             "next_at": _stamp(folder.next_at),
             "accepted": _accepted_member(folder.accepted),
@@ -336,22 +352,29 @@ def _stamp(at: float | None) -> str | None:
 def show(shown: Shown) -> Iterator[str]:
     """All about one drop: what the log would say, with the time between events, the attempts, and where the file is."""
     first, *why = receipt.head(shown.drop)
-    yield click.style(first, bold=True)
-    yield from why
+    yield from (click.style(line, bold=True) for line in below(first, ""))
+    for line in why:
+        yield from below(line, "")
     for title, lines in receipt.sections(shown.drop, shown.history):
         yield ""
         if title:
             yield click.style(title, bold=True)
-        yield from _timeline(shown) if title == receipt.HAPPENED else (f"  {line}" for line in lines)
+        if title == receipt.HAPPENED:
+            yield from _timeline(shown)
+        else:
+            for line in lines:
+                yield from below(line, "  ", " " * (4 if title else _FACTS))
     if shown.step:
         yield "\n  now " + far(shown.step)
     if shown.attempts:
         yield "\n" + click.style("Attempts", bold=True)
-        yield from (f"  {line}" for line in table(_ATTEMPTS, [_attempt_row(attempt) for attempt in shown.attempts]))
+        yield from table(_ATTEMPTS, [_attempt_row(attempt) for attempt in shown.attempts])
     place = printable(str(shown.path)) if shown.path else "in none of its places: look at work/, done/ and failed/"
-    yield f"\nThe file is {place}"
+    yield ""
+    yield from below(f"The file is {place}", "")
 
 
+_FACTS = 11  # columns before the value of a fact
 _ATTEMPTS = (
     Column(heading="N"),
     Column(heading="STARTED (UTC)"),
@@ -379,7 +402,7 @@ def _timeline(shown: Shown) -> Iterator[str]:
     for entry in shown.history:
         gap = "" if before is None else f"+{age(entry.at - before)}"
         before = entry.at
-        yield f"  {receipt.clock(entry.at)} {pad(gap, 5, right=True)}  {receipt.tell(entry.event)}"
+        yield from below(receipt.tell(entry.event), f"  {receipt.clock(entry.at)} {pad(gap, 5, right=True)}  ")
 
 
 def show_member(shown: Shown) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,15 +84,34 @@ def bar(share: float, length: int = 20) -> str:
     return "#" * full + "-" * (length - full)
 
 
-def below(text: str, indent: str = "     ") -> Iterator[str]:
-    """A sentence under a line of a table, wrapped where there is an edge."""
+def below(text: str, indent: str = "     ", rest: str | None = None) -> Iterator[str]:
+    """A sentence behind `indent`; where the screen has an edge it is wrapped, further lines behind `rest`."""
     columns = screen_width()
-    if columns is None:
+    if columns is None or width(indent) + width(text) <= columns:
         yield indent + text
         return
-    yield from textwrap.wrap(
-        text, max(columns, 40), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
-    )
+    rest = " " * width(indent) if rest is None else rest
+    line, room = indent, max(columns, width(indent) + 20)
+    for word in text.split(" "):
+        for piece in _pieces(word, room - width(rest)):
+            fits = width(line) + width(piece) <= room
+            if not fits and line.strip():
+                yield line.rstrip()
+                line = rest
+            line += piece
+        line += " "
+    yield line.rstrip()
+
+
+def _pieces(word: str, most: int) -> Iterator[str]:
+    """`word` whole where it fits into `most` columns, else cut: a name of 255 characters must go somewhere."""
+    piece = ""
+    for char in word:
+        if width(piece) + width(char) > most:
+            yield piece
+            piece = ""
+        piece += char
+    yield piece
 
 
 # ------------------------------------------------------------------------------------------------------ tables

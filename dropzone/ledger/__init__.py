@@ -86,8 +86,15 @@ class Reader(Protocol):
         prefix: str = "",
         suffix: str = "",
         limit: int = -1,
+        newest: bool = False,
     ) -> list[Drop]:
-        """Drops in the order of their claims: of these `states`, this `folder`, IDs beginning and ending so."""
+        """Drops in the order of their claims: of these `states`, this `folder`, IDs beginning and ending so.
+
+        Of more than `limit` the first ones, or with `newest` the last.
+        """
+
+    def failed_since(self, at: float, *, folders: Sequence[str]) -> dict[str, int]:
+        """How many drops of each of these folders failed from `at` on; those that have none are left out."""
 
     def find_named(self, folder: str, name: bytes, *, limit: int) -> list[Drop]:
         """The drops that came as `name` into `folder`, the last ones first."""

@@ -173,6 +173,7 @@ class SQLiteReader:
         prefix: str = "",
         suffix: str = "",
         limit: int = -1,
+        newest: bool = False,
     ) -> list[Drop]:
         where, values = ["id >= ? AND id < ?"], [prefix, prefix + "~"]
         if states is not None:
@@ -188,8 +189,21 @@ class SQLiteReader:
             where.append("substr(id, -length(?)) = ?")
             values += [suffix, suffix]
         with self._reading() as db:
-            rows = db.execute(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?", (*values, limit))
-            return [_drop(row) for row in rows]
+            order = "DESC" if newest else "ASC"
+            rows = db.execute(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY seq {order} LIMIT ?", (*values, limit))
+            found = [_drop(row) for row in rows]
+        return found[::-1] if newest else found
+
+    def failed_since(self, at: float, *, folders: Sequence[str]) -> dict[str, int]:
+        counts = {}
+        with self._reading() as db:
+            for folder in folders:  # one by one: so each goes by the index, whatever the length of the ledger
+                row = db.execute(
+                    "SELECT count(*) FROM drops WHERE folder = ? AND state = 'failed' AND verdict_at >= ?", (folder, at)
+                ).fetchone()
+                if row[0]:
+                    counts[folder] = int(row[0])
+        return counts
 
     def find_named(self, folder: str, name: bytes, *, limit: int) -> list[Drop]:
         with self._reading() as db:

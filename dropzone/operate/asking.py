@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from dropzone.account import AccountFacts, Condition
 from dropzone.drop import FINISHED, Drop, Entry, State
@@ -20,6 +20,7 @@ from dropzone.progress import Step
 
 OPEN_STATES = tuple(state for state in State if state not in FINISHED)
 _FOR_A_PERSON = (State.HELD, State.UNKNOWN)
+_DAY_S = 86_400.0
 
 
 # --------------------------------------------------------------------------------------------------- the daemon
@@ -91,10 +92,14 @@ def queue(
     *,
     states: Sequence[State] = OPEN_STATES,
     folder: str | None = None,
+    newest: int = -1,
     steps: Mapping[str, Step] | None = None,
 ) -> list[Queued]:
-    """The drops in `states` (those that are not finished), oldest first; `steps` by ID, as the daemon told them."""
-    drops = ledger.find_drops(states=states, folder=folder)
+    """The drops in `states` (those that are not finished), oldest first; `steps` by ID, as the daemon told them.
+
+    With `newest` only so many, those that were taken over last.
+    """
+    drops = ledger.find_drops(states=states, folder=folder, limit=newest, newest=newest >= 0)
     facts = {account: ledger.account_facts(account) for account in {drop.account for drop in drops}}
     pauses, under_way, ready = ledger.paused_folders(), steps or {}, AccountFacts()
     return [
@@ -143,6 +148,7 @@ class FolderStatus:
     waiting_bytes: int
     oldest_at: float | None  # when the oldest of all that is open was taken over
     held: int  # drops that wait for a person
+    failed: int  # drops that failed within a day
     next_at: float | None  # when the next of the waiting ones is due
     accepted: SegmentFacts | None  # what was accepted last
     pause: Pause | None  # by a person
@@ -166,17 +172,27 @@ class Overview:
     accounts: tuple[AccountStatus, ...]
 
 
-def overview(ledger: Reader, *, folders: Sequence[str], accounts: dict[str, int | None], health: Health) -> Overview:
+def overview(
+    ledger: Reader, *, folders: Sequence[str], accounts: dict[str, int | None], health: Health, now: float
+) -> Overview:
     """How the configured `folders` and `accounts` (name to days left of the key) stand, and others with open drops."""
     standings: dict[str, list[Standing]] = {}
     for standing in ledger.standings():
         standings.setdefault(standing.folder, []).append(standing)
     accepted, pauses = ledger.accepted_last(), ledger.paused_folders()
     names = [*folders, *sorted(standings.keys() - set(folders))]
+    failed = ledger.failed_since(now - _DAY_S, folders=names)
     return Overview(
         health=health,
         folders=tuple(
-            _stands(name, standings.get(name, []), accepted.get(name), pauses.get(name), configured=name in folders)
+            FolderStatus(
+                name=name,
+                configured=name in folders,
+                failed=failed.get(name, 0),
+                accepted=accepted.get(name),
+                pause=pauses.get(name),
+                **_counted(standings.get(name, [])),
+            )
             for name in names
         ),
         accounts=tuple(
@@ -185,22 +201,24 @@ def overview(ledger: Reader, *, folders: Sequence[str], accounts: dict[str, int 
     )
 
 
-def _stands(
-    name: str, standings: Sequence[Standing], accepted: SegmentFacts | None, pause: Pause | None, *, configured: bool
-) -> FolderStatus:
+class _Counts(TypedDict):
+    waiting: int
+    waiting_bytes: int
+    oldest_at: float | None
+    held: int
+    next_at: float | None
+
+
+def _counted(standings: Sequence[Standing]) -> _Counts:
     held = [standing for standing in standings if standing.state in _FOR_A_PERSON]
     waiting = [standing for standing in standings if standing.state not in _FOR_A_PERSON]
-    return FolderStatus(
-        name=name,
-        configured=configured,
-        waiting=sum(standing.count for standing in waiting),
-        waiting_bytes=sum(standing.size for standing in waiting),
-        oldest_at=min((standing.oldest_at for standing in standings), default=None),
-        held=sum(standing.count for standing in held),
-        next_at=min((standing.due_at for standing in waiting), default=None),
-        accepted=accepted,
-        pause=pause,
-    )
+    return {
+        "waiting": sum(standing.count for standing in waiting),
+        "waiting_bytes": sum(standing.size for standing in waiting),
+        "oldest_at": min((standing.oldest_at for standing in standings), default=None),
+        "held": sum(standing.count for standing in held),
+        "next_at": min((standing.due_at for standing in waiting), default=None),
+    }
 
 
 # ------------------------------------------------------------------------------------------------------ one drop
