@@ -125,6 +125,12 @@ class Pipeline:
         whether it still is. Raises FolderError or LedgerError only where the machine is at fault (disk full, I/O error
         …): then no drop can go on, and none is judged.
         """
+        try:
+            return self._run(id, probe=probe)
+        finally:
+            self._cancelled.discard(id)
+
+    def _run(self, id: str, *, probe: bool) -> float | None:
         drop = self._ledger.find_drop(id)
         # A verdict is filed even on the way out: the file should lie where its partner looks for it.
         while drop is not None and (drop.state in _DECIDED or not self._stopping()):
@@ -226,7 +232,6 @@ class Pipeline:
         return CheckFailed(report=report) if report.refused else _Fit(report=report, digest=bench.prepared.digest)
 
     def _check(self, drop: Drop, folder: Folder, bench: Bench) -> Report:
-        self._cancelled.discard(drop.id)  # an order that came before this check began was carried out already
         tell = self._board.begin(drop.id, "check", drop.size)
 
         def progress(done: int) -> None:
@@ -247,7 +252,6 @@ class Pipeline:
             )
         finally:
             self._board.end(drop.id)
-            self._cancelled.discard(drop.id)
 
     # ---------------------------------------------------------------------------------- what the past says of it
 

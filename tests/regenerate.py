@@ -14,7 +14,7 @@ _CUT = "   …\n"
 
 
 def transcript() -> str:
-    """What the demonstration prints, in a folder named /tmp/demo; the folders, a log and repetitions are cut."""
+    """What the demonstration prints, in /tmp/demo as it were; the folders, a log and repetitions are cut."""
     done = subprocess.run([sys.executable, "-m", "dropzone", "demo"], capture_output=True, text=True, check=True)
     text = re.sub(r"/tmp/dropzone-demo-\w+", "/tmp/demo", done.stdout)  # noqa: S108
     text = re.sub(r"(?:.*: taken over from the inbox of .*\n)+", _CUT, text)  # they say what stands above

@@ -525,21 +525,25 @@ def test_what_waits_too_long_raises_an_alarm_each_day(start: Start, sandbox: San
 
 
 def test_an_order_cuts_a_check_short(start: Start, sandbox: Sandbox) -> None:
-    """A person discards a drop that is being checked: the check ends, and the order is carried out."""
+    """A person discards a drop that is about to be checked: the check ends, and the order is carried out."""
     kit = start("acme: {segment_id: 1, mode: lead}")
-    rows = b"email,varr_a\n" + "ann@exämple.com, x \n".encode() * 400_000
-    kit.scene.put("big.csv", rows, folder="acme")
+    kit.scene.put("big.csv", b"email\n" + b"ann@example.com\n" * 200_000, folder="acme")
     kit.daemon.hear(kit.scene.config.folders["acme"].path, b"big.csv")
     kit.turn()
-    kit.scene.clock.move(2.0)
-    kit.daemon.tick()
-    while kit.ledger.find_drops() == [] or not kit.daemon._running:
-        kit.daemon._answer_calls(0.01)
-        kit.daemon.tick()
-    found = drop(kit, "big.csv")
-    act = lambda each: operate.order(kit.ledger, "discard", each, by="ann", why="", at=kit.scene.clock.wall)  # noqa: E731
     ordered: list[Drop] = []
-    assert kit.daemon.order_later("discard", found.id, lambda: ordered.append(kit.daemon.order(found.id, act)))
+
+    def discard() -> None:
+        ordered.append(order(kit, "discard", "big.csv"))
+
+    with contextlib.ExitStack() as busy:
+        for _ in range(kit.scene.config.concurrency):  # others are being checked, so this one waits for its turn
+            busy.enter_context(kit.daemon._pipeline._reading)
+        kit.scene.clock.move(2.0)
+        while not kit.daemon._running:  # its sync may be done aside
+            kit.daemon.tick()
+        assert not kit.daemon.order_later("release", drop(kit, "big.csv").id, discard)
+        assert kit.daemon.order_later("discard", drop(kit, "big.csv").id, discard)
+        assert not ordered
     kit.turn()
     assert [each.state for each in ordered] == [State.REFUSED]
     assert drop(kit, "big.csv").state is State.FAILED
