@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -328,6 +327,8 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
 
     Raises LockedError, LedgerError and FolderError; on leaving, everything is closed.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from dropzone.alarms import Alarms
     from dropzone.answering import Answering
     from dropzone.control import Control

@@ -12,7 +12,6 @@ import json
 import os
 import sqlite3
 import threading
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -372,7 +371,7 @@ class SQLiteLedger(SQLiteReader):
             # One script, one transaction: if we die here, the next start finds the old version and tries again.
             self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
         with self._writing("name the ledger") as db:
-            db.execute("INSERT OR IGNORE INTO facts VALUES ('id', ?)", (uuid.uuid4().hex,))
+            db.execute("INSERT OR IGNORE INTO facts VALUES ('id', ?)", (os.urandom(16).hex(),))
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[sqlite3.Connection]:
