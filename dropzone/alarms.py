@@ -18,6 +18,7 @@ from dropzone.progress import Board
 
 LONG_S = 30.0  # a check or an upload that takes longer is told of, at each look
 DAY_S = 86_400.0
+LATE = 1000  # drops that are looked at, of those that wait
 KEY_DAYS = (30, 7, 1)  # days before the end of a key
 
 
@@ -55,7 +56,8 @@ class Alarms:
     def _tell_late_drops(self) -> None:
         """Once a day for each drop that waits longer than its folder allows."""
         now = self._now()
-        waiting = {drop.id: drop for drop in self._ledger.find_drops(states=[State.QUEUED])}
+        # The oldest claims come first, and they are who waits longest.
+        waiting = {drop.id: drop for drop in self._ledger.find_drops(states=[State.QUEUED], limit=LATE)}
         self._late = {id: at for id, at in self._late.items() if id in waiting}
         for id, drop in waiting.items():
             waits_s = now - drop.claimed_at

@@ -27,7 +27,7 @@ from typing import TypedDict
 from dropzone.account import Condition, hastened
 from dropzone.alarms import Alarms, Voice
 from dropzone.config import Config
-from dropzone.drop import Accepted, Deferred, Drop, Event, Lost, Refused, State
+from dropzone.drop import DECIDED, Accepted, Deferred, Drop, Event, Lost, Refused, State
 from dropzone.errors import DropzoneError, FolderError, LedgerError, OperatorError
 from dropzone.folders import Folders
 from dropzone.gates import Gates
@@ -51,6 +51,9 @@ class _Turn(TypedDict):
 
     due: float
     free: bool
+
+
+_BEHIND: _Turn = {"due": 0.0, "free": False}  # when a drop behind the head is looked at, is said when it is the head
 
 
 class LockedError(DropzoneError):
@@ -228,9 +231,13 @@ class Daemon:
             raise OperatorError(f"{id} is being checked or sent right now", "Try again in a moment")
         drop, event = carry_out(drop)
         self._pipeline.announce(drop, event)
-        if not self._lanes.has(id):
+        if drop.state in DECIDED:  # filed at once, whoever stands before it in its lane
+            self._lanes.remove(drop.lane, id)
+            self._lanes.add(f"filing {id}", drop.account, id, free=True)
+        elif not self._lanes.has(id):
             self._lanes.add_back(drop.lane, drop.account, id)
-        self._hurry(drop.lane)
+        if head := self._lanes.head(drop.lane):
+            self._lanes.hurry(drop.lane, **self._turn_of(head))
         return drop
 
     def switch(self, kind: str, name: str, carry_out: Callable[[], None]) -> None:
@@ -309,14 +316,8 @@ class Daemon:
     def _fill_lanes(self) -> None:
         for lane, id in self._ledger.open_lanes():
             if not self._lanes.has(id):
-                self._lanes.add(lane, lane.partition("/")[0], id, **self._turn_of(id))
-
-    def _hurry(self, lane: str) -> None:
-        """Let a lane's head look again when its own row says, not when somebody said so before."""
-        for name, id in self._ledger.open_lanes():
-            if name == lane:
-                self._lanes.hurry(lane, **self._turn_of(id))
-                return
+                is_head = self._lanes.head(lane) is None
+                self._lanes.add(lane, lane.partition("/")[0], id, **(self._turn_of(id) if is_head else _BEHIND))
 
     def _turn_of(self, id: str) -> _Turn:
         """When the drop is to be looked at, on the monotonic clock, and whether that needs an account."""
@@ -462,7 +463,7 @@ class Daemon:
             drop = self._ledger.find_drop(id)
         except LedgerError:
             return False
-        return drop is not None and drop.state in (State.ACCEPTED, State.REFUSED)
+        return drop is not None and drop.state in DECIDED
 
     # ------------------------------------------------------------------------------------------------- the round
 

@@ -66,6 +66,7 @@ class State(StrEnum):
 
 
 FINISHED = frozenset({State.DONE, State.FAILED})
+DECIDED = frozenset({State.ACCEPTED, State.REFUSED})  # nothing is left but to file it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,24 @@ class Lanes:
         here.drops.insert(bisect(waiting, id, lo=1 if here.busy else 0), id)
         self.hurry(lane)
 
+    def remove(self, lane: str, id: str) -> None:
+        """Take a drop that nobody works on out of its lane, wherever it stands there; what is behind it moves up."""
+        here = self._lanes.get(lane)
+        if here is None or id not in here.drops or self.is_busy(lane, id):
+            return
+        self._known.discard(id)
+        was_head = here.drops[0] == id
+        here.drops.remove(id)
+        if not here.drops:
+            del self._lanes[lane]
+        elif was_head:
+            self.hurry(lane)
+
+    def head(self, lane: str) -> str | None:
+        """The drop whose turn is next in the lane, or None where the lane is empty."""
+        here = self._lanes.get(lane)
+        return here.drops[0] if here else None
+
     def has(self, id: str) -> bool:
         """Whether the drop is in a lane."""
         return id in self._known

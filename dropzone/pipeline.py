@@ -24,6 +24,7 @@ from typing import BinaryIO, Protocol, assert_never, cast
 from dropzone import policy, receipt, sheet
 from dropzone.config import Folder
 from dropzone.drop import (
+    DECIDED,
     Accepted,
     Attempted,
     CheckFailed,
@@ -51,7 +52,6 @@ DISTURBED_S = 5.0  # a client still writes: look again after
 ACCOUNT_S = 60.0  # the key cannot be read, say: a person has to mend it; try again after
 REFILE_S = 30.0  # a verdict that could not be filed: try again after
 FAULTS = 5  # unexpected errors in a row until a person has to look
-_DECIDED = (State.ACCEPTED, State.REFUSED)
 _UNFINISHED_CHECKS = 2  # a file that took us down twice is not read a third time
 
 
@@ -133,7 +133,7 @@ class Pipeline:
     def _run(self, id: str, *, probe: bool) -> float | None:
         drop = self._ledger.find_drop(id)
         # A verdict is filed even on the way out: the file should lie where its partner looks for it.
-        while drop is not None and (drop.state in _DECIDED or not self._stopping()):
+        while drop is not None and (drop.state in DECIDED or not self._stopping()):
             if drop.state in (State.HELD, State.DONE, State.FAILED):
                 return math.inf if drop.blocks else None
             try:
@@ -147,7 +147,7 @@ class Pipeline:
                     raise
                 self._fault(drop, error)
                 drop = self._stumble(drop.id, error)
-                if drop.state in _DECIDED:
+                if drop.state in DECIDED:
                     return self._now() + REFILE_S
             if drop.state is State.QUEUED:  # whatever came of it: others of its account or lane may go first now
                 return drop.due_at

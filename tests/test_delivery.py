@@ -205,6 +205,17 @@ def test_a_full_load_of_unknown_outcome_keeps_the_next_one_waiting(start: Start,
     assert offered(sandbox) == ["a", "c", "b"]
 
 
+def test_what_a_person_gives_up_is_filed_at_once(start: Start, sandbox: Sandbox) -> None:
+    """Though it stands behind a file that waits for its time; the others keep their order."""
+    kit = start("acme: {segment_id: 1, mode: lead, retry: {initial: 60s, max: 60s}}")
+    sandbox.fault("status", status=408)
+    put(kit, "a.csv", "b.csv", "c.csv")
+    order(kit, "discard", "b.csv")
+    assert [state.value for state in kit.states().values()] == ["queued", "failed", "queued"]
+    kit.after(60.0)
+    assert offered(sandbox) == ["a", "a", "c"]
+
+
 def test_with_strict_order_any_held_file_keeps_the_next_one_waiting(start: Start, sandbox: Sandbox) -> None:
     """Without it the next one goes on; a release lets both go, in their order."""
     kit = start("acme: {segment_id: 1, mode: lead, strict_order: true, guards: {max_rows: 1}}")

@@ -151,3 +151,21 @@ def test_a_drop_that_comes_back_goes_before_those_that_are_younger() -> None:
     for id in ("a", "c"):
         lanes.give_back("main/1", None)
         assert taken(lanes) == [id]
+
+
+def test_a_drop_may_leave_its_lane_before_its_turn() -> None:
+    """Somebody has decided about it; the next one moves up, and what is under way is left alone."""
+    lanes = Lanes()
+    for id in ("1", "2", "3"):
+        lanes.add("main/1", "main", id, due=50.0)
+    lanes.remove("main/1", "2")
+    lanes.remove("main/1", "9")
+    lanes.remove("main/2", "1")
+    assert (lanes.head("main/1"), lanes.has("2"), len(lanes)) == ("1", False, 2)
+    lanes.remove("main/1", "1")
+    assert taken(lanes, 10.0) == ["3"]
+    lanes.remove("main/1", "3")
+    assert lanes.has("3")
+    lanes.give_back("main/1", 90.0)
+    lanes.remove("main/1", "3")
+    assert (lanes.head("main/1"), len(lanes)) == (None, 0)
