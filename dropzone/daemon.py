@@ -105,7 +105,7 @@ class Daemon:
     """Joins intake, lanes and pool. One per state folder; `tick` and `run` belong to one thread.
 
     `now` is the wall clock (due times), `monotonic` the one for waits. `keep` deletes what is kept no longer; it is
-    called in a thread of the pool, once a day.
+    called in a thread of its own, once a day, where a folder has a retention.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Daemon:
         self._paused_folders: dict[str, Pause] = {}
         self._key_stamps: dict[str, object] = {}  # of accounts that may wait for another key
         self._keep = keep
-        self._keeping: Future[None] | None = None
+        self._keeping: threading.Thread | None = None
         self._keys_at = self._round_at = self._keep_at = 0.0  # monotonic; when to look at these again
         self._after: dict[str, list[Callable[[], None]]] = {}  # what is to be done once nobody works on a drop
         self._stop = False
@@ -374,6 +374,8 @@ class Daemon:
                 break
             self._answer_calls(wait_s)
         self._pool.shutdown()
+        if self._keeping:
+            self._keeping.join()  # it looks for the stop between two drops
 
     def _idle(self) -> bool:
         """Whether nothing is left but what must wait for a time or a person."""
@@ -482,8 +484,12 @@ class Daemon:
     def keep(self) -> None:
         """Delete what is kept no longer, aside; the next time by itself in a day."""
         self._keep_at = self._monotonic() + KEEP_S
-        if self._keeping is None or self._keeping.done():
-            self._keeping = self._pool.submit(self._keep, self._config)
+        retentions = [folder.retention for folder in self._config.folders.values()]
+        wanted = any(each.done is not None or each.failed is not None for each in retentions)
+        if wanted and not (self._keeping and self._keeping.is_alive()):
+            # A thread of its own: a lane must not wait for a disk that deletes a million files.
+            self._keeping = threading.Thread(target=self._keep, args=(self._config,), name="keeping")
+            self._keeping.start()
 
     def _look_at_keys(self) -> None:
         """Have accounts tried at once whose key file is another one since they wait for it."""
