@@ -256,7 +256,8 @@ class Pipeline:
     # ---------------------------------------------------------------------------------- what the past says of it
 
     def _past(self, drop: Drop, folder: Folder) -> policy.Past:
-        facts = self._ledger.segment_facts(drop.account, drop.segment_id, drop.folder)
+        compared = folder.clear or folder.guards.max_growth is not None
+        facts = self._ledger.segment_facts(drop.account, drop.segment_id, drop.folder) if compared else None
         limit, hour = folder.guards.max_files_per_hour, 0
         if limit is not None:
             since = drop.claimed_at - policy.HOUR_S
@@ -265,6 +266,8 @@ class Pipeline:
 
     def _find_known(self, drop: Drop, folder: Folder, fit: _Fit) -> Skipped | Withheld | None:
         """What is to be done with it because OptiPub took the same before."""
+        if folder.duplicates == "send":
+            return None
         accepted = self._ledger.find_accepted(drop.account, drop.segment_id, fit.digest)
         if not accepted:
             return None
