@@ -23,6 +23,7 @@ from test_sheet import Nowhere, Stream, folder
 from dropzone.errors import Cancelled
 from dropzone.sheet import check, hashes
 from dropzone.sheet.behind import Behind, Later
+from dropzone.sheet.cores import count_cores
 from dropzone.sheet.hashes import SIZE, Plain, Vectors, new_key
 from dropzone.sheet.patterns import ENGINES, Shape, rows
 from dropzone.sheet.source import Twice
