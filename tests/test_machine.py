@@ -1,12 +1,10 @@
 """Partners, a server that fails in every way, clocks that jump, restarts, kills and orders, in any sequence.
 
-Hypothesis makes the sequences up; after each the same must hold. `DROPZONE_LIVES=5000` (`make soak`) plays that many
-lives instead of the 200 of `make test`.
+Hypothesis makes the sequences up; after each the same must hold. `make test` plays 200 lives, `make soak` 5,000.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -26,6 +24,7 @@ from hypothesis.stateful import (
 )
 from kit import Kit
 from scene import KEY, assert_logs, make_scene
+from soak import times
 
 from dropzone import operate
 from dropzone.account import Condition
@@ -34,7 +33,7 @@ from dropzone.errors import OperatorError
 from dropzone.folders import Folders
 from dropzone.sandbox import Sandbox
 
-LIVES = int(os.environ.get("DROPZONE_LIVES", "200"))
+LIVES = times(200, soak=5000)
 SHARES = 4  # so that several cores can play
 
 FOLDERS = """\
@@ -297,6 +296,7 @@ class Life(RuleBasedStateMachine):
         self.every_repeat_is_owned_up_to()
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("share", range(SHARES))
 def test_whatever_happens_the_promise_holds(share: int) -> None:
