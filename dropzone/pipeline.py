@@ -371,6 +371,7 @@ class Pipeline:
         if self._folders.where_is(drop) is None:
             # Somebody took it from work/. What the server said stands all the same, and nobody may wait for this.
             return self._commit(drop, Filed(path=""))
+        self._folders.bring_back(drop)  # tried again, and given up or superseded before its turn came
         # If we die before the row: the same log and the same path come out again, and what is in place stays.
         log = receipt.render_log(drop, self._ledger.history(drop.id))
         return self._commit(drop, Filed(path=self._folders.file(drop, verdict, log)))

@@ -1,0 +1,128 @@
+"""Ways in which a drop, an account or the daemon once came to stand still for good; each is driven here until it goes on.
+
+Real folders, a real ledger and a real server; the clock is moved by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from kit import Kit, kit_on
+from scene import KEY, Scene, Step, make_scene, no_step
+
+from dropzone import control, operate
+from dropzone.account import AccountFacts, Condition
+from dropzone.answering import Answering
+from dropzone.control import Control
+from dropzone.drop import Drop, Event, State
+from dropzone.progress import Board
+from dropzone.sandbox import Sandbox
+
+SUBSCRIBE = "mode: subscribe, source_campaign: 90, source_partner: 9"
+ACME = f"acme: {{segment_id: 1, {SUBSCRIBE}}}"
+Start = Callable[..., Kit]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(key=KEY, segments={9: "none"}) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def start(tmp_path: Path, sandbox: Sandbox) -> Iterator[Start]:
+    """Starts a daemon on these folders; `step` is called before each effect."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(*folders: str, defaults: str = "", step: Step = no_step) -> Kit:
+            scene = make_scene(tmp_path, sandbox.url, folders="\n".join(folders), defaults=defaults)
+            kit = stack.enter_context(kit_on(scene, step))
+            kit.daemon.start()
+            return kit
+
+        yield begin
+
+
+def put(kit: Kit, *names: str, folder: str = "acme") -> None:
+    for name in names:
+        kit.scene.put(name, b"email\n%s@example.com\n" % name.partition(".")[0].encode(), folder=folder)
+        kit.daemon.hear(kit.scene.config.folders[folder].path, os.fsencode(name))
+        kit.turn()
+        kit.after(2.0)
+
+
+def drop(kit: Kit, name: str) -> Drop:
+    (found,) = (each for each in kit.ledger.find_drops() if os.fsdecode(each.name) == name)
+    return found
+
+
+def carry_out(kit: Kit, what: str) -> Callable[[Drop], tuple[Drop, Event]]:
+    return lambda found: operate.order(kit.ledger, what, found, by="ann", why="", at=kit.scene.clock.wall)
+
+
+def order(kit: Kit, what: str, name: str) -> None:
+    kit.daemon.order(drop(kit, name).id, carry_out(kit, what))
+    kit.turn()
+
+
+def switch(kit: Kit, what: str, kind: str, name: str) -> None:
+    act = lambda: operate.switch(kit.ledger, what, kind, name, by="ann", why="", at=kit.scene.clock.wall)  # noqa: E731
+    kit.daemon.switch(kind, name, act)
+    kit.turn()
+
+
+class FullDisk:
+    """A step that refuses the ledger's commits of these events with ENOSPC while it is full."""
+
+    def __init__(self, *events: str) -> None:
+        self.events = events
+        self.full = False
+
+    def __call__(self, name: str) -> None:
+        if self.full and name.startswith("ledger: commit") and any(event in name for event in self.events):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_failed_drop_that_is_tried_again_and_then_given_up_is_filed(start: Start, sandbox: Sandbox) -> None:
+    """`retry` while its folder is paused, then `discard`: its file is still in failed/, and goes there again."""
+    kit = start(ACME)
+    sandbox.fault("status", status=422)
+    put(kit, "a.csv")
+    assert drop(kit, "a.csv").state is State.FAILED
+    switch(kit, "pause", "folder", "acme")
+    kit.after(86_400.0)  # another date folder
+    order(kit, "retry", "a.csv")
+    order(kit, "discard", "a.csv")
+    assert drop(kit, "a.csv").state is State.FAILED
+
+
+def test_a_drop_tried_again_does_not_need_its_old_date_folder(start: Start, sandbox: Sandbox) -> None:
+    """It was brought back and waits; meanwhile retention takes the empty date folder away: it is sent all the same."""
+    kit = start(ACME)
+    sandbox.fault("status", status=422)
+    put(kit, "a.csv")
+    filed = Path(drop(kit, "a.csv").base, str(drop(kit, "a.csv").path))
+    sandbox.fault("status", status=408)
+    order(kit, "retry", "a.csv")
+    assert drop(kit, "a.csv").state is State.QUEUED
+    filed.parent.rmdir()
+    kit.after(3600.0)
+    assert drop(kit, "a.csv").state is State.DONE
+
+
+def test_a_full_load_tried_again_gives_way_to_a_newer_one(start: Start, sandbox: Sandbox) -> None:
+    """Its file is in failed/ still when the newer one takes its place; it goes to done/."""
+    kit = start(f"acme: {{segment_id: 1, {SUBSCRIBE}, clear: true, supersede: true}}")
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "a.csv")
+    order(kit, "discard", "a.csv")
+    put(kit, "b.csv")
+    order(kit, "retry", "a.csv")
+    switch(kit, "resume", "folder", "acme")
+    kit.after(60.0)
+    assert {name: state.value for name, state in kit.states().items()} == {"a.csv": "done", "b.csv": "done"}
