@@ -210,7 +210,7 @@ class Daemon:
         A check is cut short by an order that makes it needless; an upload is not, for its outcome would be unknown.
         """
         drop = self._ledger.find_drop(id)
-        if drop is None or not self._lanes.is_busy(drop.lane, id):
+        if drop is None or not self._lanes.is_busy(id):
             return False
         if drop.state not in _AT_REST:
             if drop.state is not State.QUEUED or what not in ("discard", "hold"):
@@ -227,12 +227,12 @@ class Daemon:
         drop = self._ledger.find_drop(id)
         if drop is None:
             raise OperatorError(f"there is no drop {id}", "'dropzone queue' lists what is there")
-        if self._lanes.is_busy(drop.lane, id):
+        if self._lanes.is_busy(id):
             raise OperatorError(f"{id} is being checked or sent right now", "Try again in a moment")
         drop, event = carry_out(drop)
         self._pipeline.announce(drop, event)
         if drop.state in DECIDED:  # filed at once, whoever stands before it in its lane
-            self._lanes.remove(drop.lane, id)
+            self._lanes.remove(id)
             self._lanes.add(f"filing {id}", drop.account, id, free=True)
         elif not self._lanes.has(id):
             self._lanes.add_back(drop.lane, drop.account, id)

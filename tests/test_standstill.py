@@ -126,3 +126,22 @@ def test_a_full_load_tried_again_gives_way_to_a_newer_one(start: Start, sandbox:
     switch(kit, "resume", "folder", "acme")
     kit.after(60.0)
     assert {name: state.value for name, state in kit.states().items()} == {"a.csv": "done", "b.csv": "done"}
+
+
+def test_a_drop_ordered_again_the_moment_it_is_filed_is_tried(start: Start, sandbox: Sandbox) -> None:
+    """Between its row and the loop's knowing it, in a lane of its own for filing."""
+    seen: list[str] = []
+    kit = start(ACME)
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "a.csv")
+    found = drop(kit, "a.csv")
+    kit.daemon.order(found.id, carry_out(kit, "discard"))
+    kit.daemon.tick()  # it is being filed
+    next(iter(kit.daemon._running)).result()  # it is, and the loop does not know it yet
+    again = lambda: seen.append(kit.daemon.order(found.id, carry_out(kit, "retry")).state)  # noqa: E731
+    if not kit.daemon.order_later("retry", found.id, again):
+        again()
+    kit.turn()
+    assert seen == [State.QUEUED]
+    switch(kit, "resume", "folder", "acme")
+    assert drop(kit, "a.csv").state is State.DONE
