@@ -401,7 +401,12 @@ class Daemon:
             if taken is None:
                 break
             lane, account, id = taken
-            if self._paused_folders and self._is_paused(id):
+            try:
+                paused = bool(self._paused_folders) and self._is_paused(id)
+            except LedgerError:  # the lane is not to stay busy with a drop that nobody works on
+                self._lanes.give_back(lane, self._monotonic())
+                raise
+            if paused:
                 self._lanes.give_back(lane, math.inf)
             else:
                 self._submit(lane, account, id, probe=False)
@@ -451,8 +456,9 @@ class Daemon:
             self._pause(error)
             due_at = self._now()  # with the end of the pause
         due = None if due_at is None else self._monotonic() + max(0.0, due_at - self._now())
-        if due is None or not self._is_decided(id):
-            self._lanes.give_back(lane, due)
+        state = self._find_state(id)
+        if due is None or state not in DECIDED:
+            self._lanes.give_back(lane, due, free=state in (State.SENDING, State.UNKNOWN))
         else:
             # What the server said stands; later files need not wait until this one can be filed.
             self._lanes.give_back(lane, None)
@@ -460,12 +466,12 @@ class Daemon:
         for order in self._after.pop(id, ()):
             order()
 
-    def _is_decided(self, id: str) -> bool:
+    def _find_state(self, id: str) -> State | None:
         try:
             drop = self._ledger.find_drop(id)
         except LedgerError:
-            return False
-        return drop is not None and drop.state in DECIDED
+            return None
+        return drop.state if drop else None
 
     # ------------------------------------------------------------------------------------------------- the round
 

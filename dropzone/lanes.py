@@ -124,10 +124,10 @@ class Lanes:
         """Take this lane's head out of turn; the lane is busy until `give_back`."""
         self._lanes[name].busy = True
 
-    def give_back(self, name: str, due: float | None) -> None:
+    def give_back(self, name: str, due: float | None, *, free: bool = False) -> None:
         """The head of the lane is through (None), or is to be looked at again from `due` on."""
         lane = self._lanes[name]
-        lane.busy = lane.free = False
+        lane.busy, lane.free = False, free and due is not None
         if due is not None:
             self._wait(name, lane, due)
             return

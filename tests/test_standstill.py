@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit import Kit, kit_on
+from kit import PATIENCE_S, Kit, kit_on
 from scene import KEY, Scene, Step, make_scene, no_step
 
 from dropzone import control, operate
@@ -145,3 +146,21 @@ def test_a_drop_ordered_again_the_moment_it_is_filed_is_tried(start: Start, sand
     assert seen == [State.QUEUED]
     switch(kit, "resume", "folder", "acme")
     assert drop(kit, "a.csv").state is State.DONE
+
+
+def test_an_unknown_outcome_is_judged_though_its_account_is_closed(start: Start, sandbox: Sandbox) -> None:
+    """The disk is full right after an answer was lost and the breaker opened: judged when there is room again."""
+    disk = FullDisk("Withheld", "Resent")
+    kit = start(ACME, step=disk)
+    kit.ledger.change_account("main", lambda facts: AccountFacts(failures=4), at=kit.scene.clock.wall)
+    sandbox.fault("lost_answer")
+    disk.full = True
+    put(kit, "a.csv")
+    assert drop(kit, "a.csv").state is State.UNKNOWN
+    disk.full = False
+    for _ in range(10):
+        kit.after(600.0)
+    assert drop(kit, "a.csv").state is State.HELD
+    put(kit, "b.csv")
+    kit.after(10.0)
+    assert drop(kit, "b.csv").state is State.DONE
