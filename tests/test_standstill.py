@@ -164,3 +164,18 @@ def test_an_unknown_outcome_is_judged_though_its_account_is_closed(start: Start,
     put(kit, "b.csv")
     kit.after(10.0)
     assert drop(kit, "b.csv").state is State.DONE
+
+
+def test_a_fault_while_a_folder_is_paused_keeps_no_lane_for_good(start: Start, sandbox: Sandbox) -> None:
+    """The ledger cannot be read right when a drop is taken from its lane to see whether its folder is paused."""
+    kit = start(ACME, "beta: {segment_id: 2, mode: lead}")
+    switch(kit, "pause", "folder", "beta")
+    switch(kit, "pause", "account", "main")
+    put(kit, "a.csv")
+    kit.daemon._gates.note("main", AccountFacts())
+    kit.ledger._db.execute("ALTER TABLE drops RENAME TO gone")
+    kit.turn()
+    assert kit.daemon.fault
+    kit.ledger._db.execute("ALTER TABLE gone RENAME TO drops")
+    kit.after(60.0)
+    assert drop(kit, "a.csv").state is State.DONE
