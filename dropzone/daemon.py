@@ -269,8 +269,8 @@ class Daemon:
 
     def configure(self, config: Config) -> None:
         """Go on with another configuration; drops that were claimed keep what they were claimed under."""
-        self._use(config)
         try:
+            self._use(config)
             self._take_up_new()
         except (FolderError, LedgerError) as error:
             self._pause(error)
@@ -283,11 +283,11 @@ class Daemon:
                 self._voice.warn("a folder cannot be used", folder=folder.name, why=str(fault))
         self._intake.configure(config)
         self._intake.scan_soon()
-        for name in config.accounts:
-            self._gates.note(name, self._ledger.account_facts(name))
-        self._hasten(config.accounts)
         self._lanes.wake()
         self._round_at = 0.0
+        for name in config.accounts:
+            self._gates.note(name, self._ledger.account_facts(name))
+        self._hasten(config.accounts)  # last: where the disk is full, the account waits for its next try
 
     def _take_up_new(self) -> None:
         for base in sorted({folder.base for folder in self._config.folders.values()} - self._bases):

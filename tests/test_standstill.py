@@ -166,6 +166,55 @@ def test_an_unknown_outcome_is_judged_though_its_account_is_closed(start: Start,
     assert drop(kit, "b.csv").state is State.DONE
 
 
+def test_a_full_disk_and_a_control_socket(start: Start, sandbox: Sandbox) -> None:
+    """What cannot be written down is said to who asked; the next one is answered."""
+    disk = FullDisk("a segment's note")
+    kit = start(ACME, step=disk)
+    disk.full = True
+    listening = Control(kit.scene.config.state_dir, Answering(kit.daemon, kit.ledger, Board()))
+    try:
+        request = {"order": "note segment", "account": "main", "name": "x", "note": None}
+        answer = control.ask(kit.scene.config.state_dir, request, timeout_s=5.0)
+        assert answer is not None
+        assert "error" in answer
+        health = control.ask(kit.scene.config.state_dir, {"ask": "health"}, timeout_s=5.0)
+        assert health is not None
+        assert "pid" in health
+    finally:
+        listening.close()
+
+
+def test_a_reload_on_a_full_disk_does_not_end_the_daemon(start: Start, sandbox: Sandbox) -> None:
+    """With an account that waits for a key: the fault is told, and the account has its next try when it is due."""
+    disk = FullDisk("account")
+    kit = start(ACME, step=disk)
+    sandbox.fault("status", status=401)
+    put(kit, "a.csv")
+    disk.full = True
+    kit.daemon.configure(kit.scene.config)
+    assert "No space left" in kit.daemon.fault
+    disk.full = False
+    kit.after(900.0)
+    assert drop(kit, "a.csv").state is State.DONE
+
+
+def test_an_order_on_a_ledger_that_cannot_be_read_is_answered(start: Start, sandbox: Sandbox) -> None:
+    """The loop goes on, and who ordered is told why nothing was done."""
+    kit = start(ACME)
+    put(kit, "a.csv")
+    found = drop(kit, "a.csv")
+    answers: list[dict[str, object]] = []
+    answering = Answering(kit.daemon, kit.ledger, Board())
+    asking = threading.Thread(target=lambda: answers.append(answering({"order": "hold", "id": found.id}, "ann")))
+    asking.start()
+    call = kit.daemon._calls.get(timeout=PATIENCE_S)
+    kit.ledger._db.execute("ALTER TABLE drops RENAME TO gone")
+    call()
+    asking.join()
+    kit.ledger._db.execute("ALTER TABLE gone RENAME TO drops")
+    assert "cannot use the ledger" in str(answers[0]["error"])
+
+
 def test_a_fault_while_a_folder_is_paused_keeps_no_lane_for_good(start: Start, sandbox: Sandbox) -> None:
     """The ledger cannot be read right when a drop is taken from its lane to see whether its folder is paused."""
     kit = start(ACME, "beta: {segment_id: 2, mode: lead}")
