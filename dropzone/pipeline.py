@@ -139,7 +139,7 @@ class Pipeline:
             try:
                 drop = self._advance(drop, probe=probe)
             except Cancelled:
-                return drop.due_at
+                return self._due_at(drop)
             except LedgerError:
                 raise
             except Exception as error:  # the only place that catches everything: one drop must not end the daemon
@@ -150,8 +150,13 @@ class Pipeline:
                 if drop.state in DECIDED:
                     return self._now() + REFILE_S
             if drop.state is State.QUEUED:  # whatever came of it: others of its account or lane may go first now
-                return drop.due_at
+                return self._due_at(drop)
         return self._now() if drop else None
+
+    def _due_at(self, drop: Drop) -> float:
+        """When it is due, by a clock that may have been put back since that was set."""
+        now = self._now()
+        return now + drop.wait_s(now)
 
     def cancel(self, id: str) -> None:
         """Cut the drop's check short, if it is being checked: what it finds is not needed any more. From any thread."""

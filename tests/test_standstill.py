@@ -166,6 +166,19 @@ def test_an_unknown_outcome_is_judged_though_its_account_is_closed(start: Start,
     assert drop(kit, "b.csv").state is State.DONE
 
 
+def test_a_wait_is_not_stretched_by_a_clock_put_back_before_the_check(start: Start, sandbox: Sandbox) -> None:
+    """Claimed by a clock that was a year ahead, and its account closes while it is checked: it waits for that only."""
+    kit = start(ACME)
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "a.csv")
+    kit.scene.clock.wall -= 86_400.0 * 365
+    now = kit.scene.clock.wall
+    kit.daemon._gates.note("main", AccountFacts(condition=Condition.WAITING, until=now + 60, noted_at=now))
+    again = kit.daemon._pipeline.run(drop(kit, "a.csv").id)
+    assert again is not None
+    assert again <= kit.scene.clock.wall
+
+
 def test_a_full_disk_and_a_control_socket(start: Start, sandbox: Sandbox) -> None:
     """What cannot be written down is said to who asked; the next one is answered."""
     disk = FullDisk("a segment's note")
