@@ -21,6 +21,7 @@ from dropzone.account import AccountFacts, Condition
 from dropzone.answering import Answering
 from dropzone.control import Control
 from dropzone.drop import Drop, Event, State
+from dropzone.errors import OperatorError
 from dropzone.progress import Board
 from dropzone.sandbox import Sandbox
 
@@ -209,6 +210,24 @@ def test_a_reload_on_a_full_disk_does_not_end_the_daemon(start: Start, sandbox: 
     disk.full = False
     kit.after(900.0)
     assert drop(kit, "a.csv").state is State.DONE
+
+
+def test_what_may_have_been_taken_stays_so_when_a_person_holds_it(start: Start, sandbox: Sandbox) -> None:
+    """Held while it waits to be repeated: later files wait for it, and nobody releases it as if it had not been sent."""
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, on_unknown: resend, retry: {initial: 60s, max: 60s}}")
+    sandbox.fault("lost_answer")
+    put(kit, "a.csv")
+    assert drop(kit, "a.csv").state is State.QUEUED
+    with pytest.raises(OperatorError, match="about to be offered again"):
+        order(kit, "accept", "a.csv")
+    order(kit, "hold", "a.csv")
+    put(kit, "b.csv")
+    assert drop(kit, "b.csv").state is State.QUEUED
+    with pytest.raises(OperatorError, match="may be in OptiPub already"):
+        order(kit, "release", "a.csv")
+    order(kit, "accept", "a.csv")
+    assert kit.states() == {"a.csv": State.DONE, "b.csv": State.DONE}
+    assert len(sandbox.imports) == 2
 
 
 def test_an_order_on_a_ledger_that_cannot_be_read_is_answered(start: Start, sandbox: Sandbox) -> None:
