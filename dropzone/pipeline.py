@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import BinaryIO, Protocol, assert_never, cast
 
 from dropzone import policy, receipt, sheet
@@ -187,7 +188,7 @@ class Pipeline:
     def _deliver(self, drop: Drop, *, probe: bool) -> Drop:
         folder = policy.settings_of(drop)
         if newer := self._find_newer(drop, folder):
-            return self._commit(drop, Superseded(newer=newer))
+            return self._give_way(drop, newer)
         found = self._examine(drop, folder)
         if not isinstance(found, _Fit):
             return self._commit(drop, found)
@@ -281,17 +282,35 @@ class Pipeline:
         """The ID of a later file of the folder that takes this one's place: the latest that has passed its check.
 
         A full load is never given up for one that turns out to be no list. Nobody else works on the later ones: they
-        are in the same lane, and their turn comes after this one.
+        are in the same lane, and their turn comes after this one. But a person may have given it up meanwhile.
         """
         if not folder.supersede or drop.attempts:
             return None
-        waiting = self._ledger.find_drops(states=[State.QUEUED], folder=drop.folder)  # in the order of the claims
-        for newer in reversed(waiting):
-            if newer.id == drop.id:
-                break
-            if newer.lane == drop.lane and isinstance(self._examine(newer, policy.settings_of(newer)), _Fit):
+        for newer in reversed(self._behind(drop)):
+            if isinstance(self._examine(newer, policy.settings_of(newer)), _Fit) and self._waits(newer):
                 return newer.id
         return None
+
+    def _give_way(self, drop: Drop, newer: str) -> Drop:
+        """Supersede the drop and those between the two: each of them would have the newer one checked once more."""
+        for between in self._behind(drop):
+            if between.id == newer:
+                break
+            if policy.settings_of(between).supersede and not between.attempts and self._waits(between):
+                with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
+                    self._commit(between, Superseded(newer=newer))
+        return self._commit(drop, Superseded(newer=newer))
+
+    def _behind(self, drop: Drop) -> list[Drop]:
+        """The drops of the same folder and lane that wait behind this one, in the order of the claims."""
+        waiting = self._ledger.find_drops(states=[State.QUEUED], folder=drop.folder)
+        behind = dropwhile(lambda each: each.id != drop.id, waiting)
+        return [each for each in behind if each.lane == drop.lane and each.id != drop.id]
+
+    def _waits(self, drop: Drop) -> bool:
+        """Whether it is queued still."""
+        found = self._ledger.find_drop(drop.id)
+        return found is not None and found.state is State.QUEUED
 
     def _supersede_held(self, drop: Drop) -> None:
         """File older full loads that are held and were never sent: released later, they would undo this one."""

@@ -260,3 +260,41 @@ def test_a_fault_while_a_folder_is_paused_keeps_no_lane_for_good(start: Start, s
     kit.ledger._db.execute("ALTER TABLE gone RENAME TO drops")
     kit.after(60.0)
     assert drop(kit, "a.csv").state is State.DONE
+
+
+def test_a_full_load_gives_way_to_no_list_that_was_given_up_meanwhile(start: Start, sandbox: Sandbox) -> None:
+    """The newer one is discarded while it is checked in the older one's turn: the older one is sent."""
+    ordered = threading.Event()
+    armed: list[str] = []
+
+    def discard_newer() -> None:
+        kit.daemon.order(armed.pop(), carry_out(kit, "discard"))
+        ordered.set()
+
+    def step(name: str) -> None:
+        if armed and name == "prepare: sync prepared copy":
+            kit.daemon.call(discard_newer)
+            ordered.wait(PATIENCE_S)
+
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true}", step=step)
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "a.csv", "b.csv")
+    armed.append(drop(kit, "b.csv").id)
+    switch(kit, "resume", "folder", "acme")
+    kit.after(3600.0)
+    assert kit.states() == {"a.csv": State.DONE, "b.csv": State.FAILED}
+    assert not drop(kit, "a.csv").spared
+
+
+def test_many_full_loads_are_checked_as_often_as_there_are_files(start: Start, sandbox: Sandbox) -> None:
+    """The newest is checked once for all that give way to it, not once for each."""
+    checks: list[str] = []
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true}", step=checks.append)
+    switch(kit, "pause", "folder", "acme")
+    names = [f"{n:02}.csv" for n in range(20)]
+    put(kit, *names)
+    switch(kit, "resume", "folder", "acme")
+    assert set(kit.states().values()) == {State.DONE}
+    assert [each.first[0] for each in sandbox.imports] == ["19@example.com"]
+    assert {drop(kit, name).spared for name in names[:-1]} == {"superseded"}
+    assert checks.count("prepare: sync prepared copy") == 2
