@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-from dropzone.account import Condition, hastened
+from dropzone.account import AccountFacts, Condition, hastened
 from dropzone.alarms import Alarms, Voice
 from dropzone.config import Config
 from dropzone.drop import DECIDED, Accepted, Deferred, Drop, Event, Lost, Refused, State
@@ -147,6 +147,7 @@ class Daemon:
         self._failed = 0
         self._paused_folders: dict[str, Pause] = {}
         self._key_stamps: dict[str, object] = {}  # of accounts that may wait for another key
+        self._noting = threading.Lock()
         self._keep = keep
         self._keeping: threading.Thread | None = None
         self._keys_at = self._round_at = self._keep_at = 0.0  # monotonic; when to look at these again
@@ -178,6 +179,8 @@ class Daemon:
 
     def stop(self) -> None:
         """Start nothing new; `run` returns when what is under way has ended."""
+        if self._stop:
+            return  # a second signal may come while the first is in here, and holds the lock of `_stopped`
         self._stop = True
         self._stopped.set()
         self.call(lambda: None)
@@ -190,11 +193,15 @@ class Daemon:
         """The sink that learns what an answer says of its account, and whether files failed in this run."""
         if drop.state is State.FAILED:
             self._failed += 1
-        if isinstance(event, Accepted | Refused | Deferred | Lost):
-            facts = self._ledger.account_facts(drop.account)
-            self._gates.note(drop.account, facts)
-            if facts.probing:
-                self._keys_at = 0.0  # from now on another key file is news
+        if isinstance(event, Accepted | Refused | Deferred | Lost) and self._note_account(drop.account).probing:
+            self._keys_at = 0.0  # from now on another key file is news
+
+    def _note_account(self, name: str) -> AccountFacts:
+        """Go by what the ledger knows of the account. From any thread."""
+        with self._noting:  # read and noted as one: facts that were read earlier must not be noted later
+            facts = self._ledger.account_facts(name)
+            self._gates.note(name, facts)
+        return facts
 
     def left_over(self) -> Left:
         """What this run leaves behind."""
@@ -245,7 +252,7 @@ class Daemon:
         carry_out()
         self._paused_folders = dict(self._ledger.paused_folders())
         if kind == "account":
-            self._gates.note(name, self._ledger.account_facts(name))
+            self._note_account(name)
             for _, lane, _ in self._lanes.heads(name, self._monotonic()):
                 self._lanes.hurry(lane)
         self._lanes.wake()
@@ -265,7 +272,8 @@ class Daemon:
         now = self._now()
         for name in names:
             if self._ledger.account_facts(name).probing:
-                self._gates.note(name, self._ledger.change_account(name, lambda facts: hastened(facts, at=now), at=now))
+                self._ledger.change_account(name, lambda facts: hastened(facts, at=now), at=now)
+                self._note_account(name)
 
     def configure(self, config: Config) -> None:
         """Go on with another configuration; drops that were claimed keep what they were claimed under."""
@@ -286,7 +294,7 @@ class Daemon:
         self._lanes.wake()
         self._round_at = 0.0
         for name in config.accounts:
-            self._gates.note(name, self._ledger.account_facts(name))
+            self._note_account(name)
         self._hasten(config.accounts)  # last: where the disk is full, the account waits for its next try
 
     def _take_up_new(self) -> None:

@@ -20,7 +20,7 @@ from dropzone import control, operate
 from dropzone.account import AccountFacts, Condition
 from dropzone.answering import Answering
 from dropzone.control import Control
-from dropzone.drop import Drop, Event, State
+from dropzone.drop import Accepted, Drop, Event, State
 from dropzone.errors import OperatorError
 from dropzone.progress import Board
 from dropzone.sandbox import Sandbox
@@ -298,3 +298,37 @@ def test_many_full_loads_are_checked_as_often_as_there_are_files(start: Start, s
     assert [each.first[0] for each in sandbox.imports] == ["19@example.com"]
     assert {drop(kit, name).spared for name in names[:-1]} == {"superseded"}
     assert checks.count("prepare: sync prepared copy") == 2
+
+
+def test_a_resumed_account_is_open_whatever_was_read_before(start: Start, sandbox: Sandbox) -> None:
+    """A worker has read that the account is paused, and goes by it only after a person has resumed the account."""
+    kit = start(ACME)
+    put(kit, "a.csv")
+    done = drop(kit, "a.csv")
+    switch(kit, "pause", "account", "main")
+    read, resumed = threading.Event(), threading.Event()
+    account_facts = kit.ledger.account_facts
+
+    class Slow:
+        """The ledger as a worker sees it that the machine lets sleep after each reading."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(kit.ledger, name)
+
+        def account_facts(self, name: str) -> AccountFacts:
+            facts = account_facts(name)
+            if threading.current_thread() is worker:
+                read.set()
+                resumed.wait(0.5)
+            return facts
+
+    kit.daemon._ledger = Slow()  # type: ignore[assignment]
+    event = Accepted(status=201, body="")
+    worker = threading.Thread(target=lambda: kit.daemon.note(done, event))
+    worker.start()
+    read.wait(PATIENCE_S)
+    switch(kit, "resume", "account", "main")
+    resumed.set()
+    worker.join()
+    put(kit, "b.csv")
+    assert drop(kit, "b.csv").state is State.DONE
