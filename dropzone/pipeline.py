@@ -13,6 +13,7 @@ protocol in `optipub`, the rules for CSVs in `sheet`.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import threading
@@ -427,7 +428,8 @@ class Pipeline:
         if drop.state is not State.QUEUED:
             return drop
         if drop.faults + 1 >= FAULTS:
-            return self._commit(drop, Withheld(guard="faults", why=why))
+            strict = json.loads(drop.settings).get("strict_order", False)  # not parsed: they may be what is at fault
+            return self._commit(drop, Withheld(guard="faults", why=why, blocks=bool(strict)))
         wait_s = delay(drop.faults + 1, initial_s=REFILE_S, max_s=900.0)
         return self._commit(drop, Postponed(due_at=self._now() + wait_s, why=why, fault=True))
 

@@ -332,3 +332,24 @@ def test_a_resumed_account_is_open_whatever_was_read_before(start: Start, sandbo
     worker.join()
     put(kit, "b.csv")
     assert drop(kit, "b.csv").state is State.DONE
+
+
+def test_a_drop_held_for_faults_keeps_its_order_where_that_is_strict(start: Start, sandbox: Sandbox) -> None:
+    """Five unexpected errors in a row: with `strict_order` the later files wait for a person as well."""
+    broken: list[str] = []
+
+    def step(name: str) -> None:
+        if broken and name == "prepare: sync prepared copy":
+            raise ValueError
+
+    kit = start(ACME, defaults="strict_order: true", step=step)
+    broken.append("a.csv")
+    put(kit, "a.csv", "b.csv")
+    while drop(kit, "a.csv").state is State.QUEUED:
+        kit.after(900.0)
+    broken.clear()
+    kit.after(900.0)
+    assert drop(kit, "a.csv").guard == "faults"
+    assert drop(kit, "b.csv").state is State.QUEUED
+    order(kit, "release", "a.csv")
+    assert kit.states() == {"a.csv": State.DONE, "b.csv": State.DONE}
