@@ -1,4 +1,4 @@
-"""Ways in which a drop, an account or the daemon once came to stand still for good; each is driven here until it goes on.
+"""Ways in which a drop, an account or the daemon once stood still for good; each is driven here until it goes on.
 
 Real folders, a real ledger and a real server; the clock is moved by hand.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from kit import PATIENCE_S, Kit, kit_on
-from scene import KEY, Scene, Step, make_scene, no_step
+from scene import KEY, Step, make_scene, no_step
 
 from dropzone import control, operate
 from dropzone.account import AccountFacts, Condition
@@ -140,7 +140,10 @@ def test_a_drop_ordered_again_the_moment_it_is_filed_is_tried(start: Start, sand
     kit.daemon.order(found.id, carry_out(kit, "discard"))
     kit.daemon.tick()  # it is being filed
     next(iter(kit.daemon._running)).result()  # it is, and the loop does not know it yet
-    again = lambda: seen.append(kit.daemon.order(found.id, carry_out(kit, "retry")).state)  # noqa: E731
+
+    def again() -> None:
+        seen.append(kit.daemon.order(found.id, carry_out(kit, "retry")).state)
+
     if not kit.daemon.order_later("retry", found.id, again):
         again()
     kit.turn()
@@ -213,7 +216,7 @@ def test_a_reload_on_a_full_disk_does_not_end_the_daemon(start: Start, sandbox: 
 
 
 def test_what_may_have_been_taken_stays_so_when_a_person_holds_it(start: Start, sandbox: Sandbox) -> None:
-    """Held while it waits to be repeated: later files wait for it, and nobody releases it as if it had not been sent."""
+    """Held while it waits to be repeated: later files wait, and nobody releases it as if unsent."""
     kit = start("acme: {segment_id: 1, mode: lead, clear: true, on_unknown: resend, retry: {initial: 60s, max: 60s}}")
     sandbox.fault("lost_answer")
     put(kit, "a.csv")
