@@ -214,7 +214,7 @@ def single(root: Path, sink: Sink, number: int) -> float:
 
 def burst(root: Path, sink: Sink, pid: int, load: Load) -> tuple[float, int]:
     """Hand over many files at once: seconds until the last is filed, and the peak of memory."""
-    contents = [content(number) for number in range(load.files)]
+    contents = [content(load.single + number) for number in range(load.files)]  # none that was sent before
     begun, peak = time.monotonic(), 0
     for number, text in enumerate(contents):
         (root / "inbox" / FOLDERS[number % len(FOLDERS)] / f"burst-{number}.csv").write_bytes(text)

@@ -48,7 +48,6 @@ class AccountFacts:
     refusals: int = 0  # in a row, without an acceptance between
     probes: int = 0  # tries since it was ready
     accepted_at: float | None = None  # when OptiPub last took a drop of it
-    departed_at: float | None = None  # when a drop last took people off a list, or may have: unsubscribe or suppress
 
     @property
     def probing(self) -> bool:
@@ -67,10 +66,8 @@ class AccountFacts:
         return max(0.0, min(self.until - now, self.until - self.noted_at))
 
 
-def after(facts: AccountFacts, event: Event, *, departing: bool, at: float) -> AccountFacts:
-    """The account after `event` of one of its drops; `departing` says that this drop takes people off a list."""
-    if departing and isinstance(event, Accepted | Lost):
-        facts = replace(facts, departed_at=at)
+def after(facts: AccountFacts, event: Event, *, at: float) -> AccountFacts:
+    """The account after `event` of one of its drops."""
     match event:
         case Accepted(by=""):
             return resumed(replace(facts, accepted_at=at), at=at, by_person=False)

@@ -263,7 +263,8 @@ class Pipeline:
     # ---------------------------------------------------------------------------------- what the past says of it
 
     def _past(self, drop: Drop, folder: Folder) -> policy.Past:
-        facts = self._ledger.segment_facts(drop.account, drop.segment_id, drop.folder)
+        compared = folder.clear or folder.guards.max_growth is not None
+        facts = self._ledger.segment_facts(drop.account, drop.segment_id, drop.folder) if compared else None
         limit, hour = folder.guards.max_files_per_hour, 0
         if limit is not None:
             since = drop.claimed_at - policy.HOUR_S
@@ -272,6 +273,8 @@ class Pipeline:
 
     def _find_known(self, drop: Drop, folder: Folder, fit: _Fit) -> Skipped | Withheld | None:
         """What is to be done with it because OptiPub took the same before."""
+        if folder.duplicates == "send":
+            return None
         accepted = self._ledger.find_accepted(drop.account, drop.segment_id, fit.digest)
         if not accepted:
             return None
@@ -324,25 +327,21 @@ class Pipeline:
 
     def _judge_unknown(self, drop: Drop) -> Event:
         history = self._ledger.history(drop.id)
-        departed = self._has_departed(drop, policy.first_unknown_at(history))
+        departed = self._have_people_left(drop)
         return policy.unknown(drop, policy.settings_of(drop), history, departed=departed, now=self._now())
 
-    def _has_departed(self, drop: Drop, since: float) -> bool:
-        """Whether another drop of the account took people off a list since then, or may have, or is about to."""
-        departed_at = self._ledger.account_facts(drop.account).departed_at
-        if departed_at is not None and departed_at >= since:
-            return True
-        others = self._ledger.find_drops(states=[State.SENDING, State.UNKNOWN])
-        return any(
-            each.account == drop.account and each.id != drop.id and policy.settings_of(each).departs for each in others
-        )
+    def _have_people_left(self, drop: Drop) -> bool:
+        """Whether opt-outs of the account were taken since it was first sent, or may have been, or may be soon."""
+        under_way = self._ledger.find_drops(states=[State.SENDING, State.UNKNOWN])
+        others = [each for each in under_way if each.account == drop.account and each.id != drop.id]
+        return any(policy.settings_of(each).departs for each in (*others, *self._ledger.taken_since_unknown(drop)))
 
     # ------------------------------------------------------------------------------------------------------- send
 
     def _send(self, drop: Drop, folder: Folder, fit: _Fit, *, probe: bool) -> Drop:
         history = self._ledger.history(drop.id) if drop.tries else []
         if policy.is_repeat(history):  # the check may have taken long, and its turn may have come late
-            departed = self._has_departed(drop, policy.first_unknown_at(history))
+            departed = self._have_people_left(drop)
             if why_not := policy.why_not_again(folder, history, departed=departed, now=self._now()):
                 return self._commit(drop, policy.held(folder, "unknown", f"{drop.reason} ({why_not})"))
         with self._folders.prepared(drop) as (payload, size):

@@ -30,10 +30,10 @@ DEAD_KEY = Deferred(due_at=1000.0, cause="dead key", status=401, effect="pause")
 TIMED_OUT = Deferred(due_at=5.0, cause="408", status=408)
 
 
-def live(*events: Event, facts: AccountFacts | None = None, at: float = 100.0, departing: bool = False) -> AccountFacts:
+def live(*events: Event, facts: AccountFacts | None = None, at: float = 100.0) -> AccountFacts:
     facts = facts or AccountFacts()
     for event in events:
-        facts = after(facts, event, departing=departing, at=at)
+        facts = after(facts, event, at=at)
     return facts
 
 
@@ -113,15 +113,6 @@ def test_news_let_it_be_tried_at_once() -> None:
     facts = hastened(live(DEAD_KEY), at=200.0)
     assert (facts.condition, facts.wait_s(200.0)) == (Condition.PAUSED, 0.0)
     assert hastened(live(*[BROKEN] * 9), at=101.0).wait_s(101.0) == 0.0
-
-
-def test_who_left_is_remembered() -> None:
-    """Opt-outs that were taken, or may have been; not those that surely were not."""
-    assert live(TAKEN, departing=True, at=7.0).departed_at == 7.0
-    assert live(ODD, departing=True, at=8.0).departed_at == 8.0
-    assert live(BUSY, REFUSED, departing=True).departed_at is None
-    assert live(TAKEN, ODD).departed_at is None
-    assert live(Accepted(status=None, body="", by="ann"), departing=True, at=9.0).departed_at == 9.0
 
 
 def test_what_a_person_says_of_a_drop_says_nothing_of_the_account() -> None:

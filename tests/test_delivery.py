@@ -152,6 +152,22 @@ def test_nobody_is_signed_up_again_after_opt_outs_were_sent(start: Start, sandbo
     assert offered(sandbox) == ["a", "o"]
 
 
+def test_no_jumping_clock_hides_that_people_left(start: Start, sandbox: Sandbox) -> None:
+    """The opt-outs come while the clock is a day behind; when it is right again, the repeat is due: held."""
+    kit = start(
+        f"acme: {{segment_id: 1, {SUBSCRIBE}, on_unknown: {{resend_within: 1h}}, retry: {{initial: 60s, max: 60s}}}}",
+        "outs: {segment_id: 2, mode: unsubscribe}",
+    )
+    sandbox.fault("lost_answer", segment=1)
+    put(kit, "a.csv")
+    kit.scene.clock.wall -= 86_400.0
+    put(kit, "o.csv", folder="outs")
+    kit.scene.clock.wall += 86_400.0
+    kit.after(60.0)
+    assert (drop(kit, "a.csv").state, drop(kit, "a.csv").guard) == (State.HELD, "unknown")
+    assert offered(sandbox) == ["a", "o"]
+
+
 def test_a_repeat_whose_turn_comes_too_late_is_held(start: Start, sandbox: Sandbox) -> None:
     """The window is looked at again right before the attempt: the account was closed meanwhile."""
     kit = start("acme: {segment_id: 1, mode: lead, on_unknown: {resend_within: 5m}}", "b: {segment_id: 2, mode: lead}")

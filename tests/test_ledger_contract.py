@@ -178,6 +178,21 @@ def test_facts_follow_from_events(ledger: Ledger) -> None:
     assert (facts.drop_id, facts.rows, facts.at) == ("A1", 2, 62.0)
 
 
+def test_what_was_taken_since_an_unknown_attempt_is_known_by_order_and_not_by_time(ledger: Ledger) -> None:
+    """Accepted or lost after the first unknown attempt began, of the same account; whatever the clock said."""
+    taken = Accepted(status=201, body="Import created.")
+    live(ledger, "A1", attempted(1), taken)
+    live(ledger, "A2", attempted(1), Deferred(due_at=60.0, cause="503"), attempted(2))
+    ledger.claim([("A3", CLAIMED), ("A4", CLAIMED), ("A5", replace(CLAIMED, account="other"))], at=1.0)
+    for id, outcome in (("A3", taken), ("A4", Lost(cause="lost", sent=1)), ("A5", taken)):
+        ledger.commit(id, attempted(1), at=-1e9)
+        ledger.commit(id, outcome, at=-1e9)
+    (unknown,) = [ledger.commit("A2", Lost(cause="lost", sent=1), at=3.0)]
+    assert [drop.id for drop in ledger.taken_since_unknown(unknown)] == ["A3", "A4"]
+    (first,) = ledger.find_drops(prefix="A1")
+    assert ledger.taken_since_unknown(first) == []
+
+
 def test_threads_take_turns(ledger: Ledger) -> None:
     """Several threads record at once; nothing is lost and nothing is mixed up."""
 

@@ -213,7 +213,10 @@ class Life(RuleBasedStateMachine):
             where = Folders().where_is(drop)
             assert where is not None, f"the file of {drop.id} is lost"
             expected = {"done": "done", "failed": "failed"}.get(drop.state.value, "work")
-            assert where.relative_to(self.scene.config.root).parts[0] == expected
+            here = where.relative_to(self.scene.config.root).parts[0]
+            # What is to be tried again comes back with its next step, which may wait for its account.
+            coming_back = isinstance(self.kit.ledger.history(drop.id)[-1].event, Retried)
+            assert here == expected or (coming_back and here == "failed")
         assert_logs(self.scene)
 
     @invariant()

@@ -21,8 +21,9 @@ import pytest
 from test_sheet import Nowhere, Stream, folder
 
 from dropzone.errors import Cancelled
-from dropzone.sheet import check, cores, hashes
+from dropzone.sheet import check, hashes
 from dropzone.sheet.behind import Behind, Later
+from dropzone.sheet.cores import count_cores
 from dropzone.sheet.hashes import SIZE, Plain, Vectors, new_key
 from dropzone.sheet.patterns import ENGINES, Shape, rows
 from dropzone.sheet.source import Twice
@@ -191,7 +192,7 @@ def test_cores_are_those_that_affinity_and_control_groups_allow(tmp_path: Path) 
     proc = tmp_path / "cgroup"
 
     def found() -> int:
-        return cores(proc=proc, groups=tmp_path / "groups")
+        return count_cores(proc=proc, groups=tmp_path / "groups")
 
     assert found() == bound
     proc.write_text("1:cpu:/old\n0::/system.slice/dropzone.service\n")

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from dropzone.account import AccountFacts, Condition, after
-from dropzone.config import DEPARTING
 from dropzone.drop import (
     FINISHED,
     Accepted,
@@ -90,10 +89,10 @@ MIGRATIONS = (
     CREATE TABLE conditions (
         name TEXT PRIMARY KEY, condition TEXT NOT NULL, why TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
         noted_at REAL NOT NULL, failures INTEGER NOT NULL, refusals INTEGER NOT NULL, probes INTEGER NOT NULL,
-        accepted_at REAL, departed_at REAL
+        accepted_at REAL
     ) WITHOUT ROWID;
     INSERT INTO conditions SELECT name, iif(wait_until > 0, 'waiting', 'ready'), why, 0, wait_until, 0, 0, 0, 0,
-        accepted_at, NULL FROM accounts;
+        accepted_at FROM accounts;
     DROP TABLE accounts;
     ALTER TABLE conditions RENAME TO accounts;
 
@@ -276,6 +275,17 @@ class SQLiteReader:
                 (account, segment_id),
             ).fetchone()
         return str(row[0]) if row else None
+
+    def taken_since_unknown(self, drop: Drop) -> list[Drop]:
+        # By the order in which events were written down, which no clock changes.
+        with self._reading() as db:
+            rows = db.execute(
+                f"{_SELECT} WHERE account = ? AND id != ? AND id IN (SELECT drop_id FROM events WHERE n > ("
+                "SELECT max(n) FROM events WHERE drop_id = ? AND kind = 'Attempted' AND n < ("
+                "SELECT min(n) FROM events WHERE drop_id = ? AND kind = 'Lost')) AND kind IN ('Accepted', 'Lost'))",
+                (drop.account, drop.id, drop.id, drop.id),
+            )
+            return [_drop(row) for row in rows]
 
     def claimed_before(self, drop: Drop, *, since: float, limit: int) -> int:
         with self._reading() as db:
@@ -476,8 +486,7 @@ class SQLiteLedger(SQLiteReader):
             )
         if isinstance(event, Accepted | Refused | Deferred | Lost):
             before = self.account_facts(drop.account)
-            departing = json.loads(drop.settings).get("mode") in DEPARTING
-            self._write_account(db, drop.account, before, after(before, event, departing=departing, at=at))
+            self._write_account(db, drop.account, before, after(before, event, at=at))
 
     def _write_account(self, db: sqlite3.Connection, name: str, before: AccountFacts, facts: AccountFacts) -> None:
         if facts != before:

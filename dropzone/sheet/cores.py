@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 
-def cores(*, proc: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The whole cores that there are for this program, at least one.
+@lru_cache(maxsize=1)
+def cores() -> int:
+    """The whole cores that there are for this program, as it was when this was first asked.
+
+    Limits hardly ever change, and asking takes half a millisecond of each file (measured).
+    """
+    return count_cores()
+
+
+def count_cores(*, proc: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """The whole cores that there are for this program now, at least one.
 
     systemd's ``CPUQuota=`` and a container's limit are quotas of its control group or of one above: with more threads
     than that allows, all of them stand still at the end of each period.
