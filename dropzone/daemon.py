@@ -27,7 +27,7 @@ from typing import TypedDict
 from dropzone.account import AccountFacts, Condition, hastened
 from dropzone.alarms import Alarms, Voice
 from dropzone.config import Config
-from dropzone.drop import DECIDED, Accepted, Deferred, Drop, Event, Lost, Refused, State
+from dropzone.drop import DECIDED, Accepted, Deferred, Drop, Event, Lost, Refused, State, Superseded
 from dropzone.errors import DropzoneError, FolderError, LedgerError, OperatorError
 from dropzone.folders import Folders
 from dropzone.gates import Gates
@@ -193,6 +193,8 @@ class Daemon:
         """The sink that learns what an answer says of its account, and whether files failed in this run."""
         if drop.state is State.FAILED:
             self._failed += 1
+        if isinstance(event, Superseded):  # held, it was in no lane, and may have to be filed later
+            self.call(lambda: self._lanes.add(drop.lane, drop.account, drop.id))
         if isinstance(event, Accepted | Refused | Deferred | Lost) and self._note_account(drop.account).probing:
             self._keys_at = 0.0  # from now on another key file is news
 

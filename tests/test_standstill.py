@@ -356,3 +356,18 @@ def test_a_drop_held_for_faults_keeps_its_order_where_that_is_strict(start: Star
     assert drop(kit, "b.csv").state is State.QUEUED
     order(kit, "release", "a.csv")
     assert kit.states() == {"a.csv": State.DONE, "b.csv": State.DONE}
+
+
+def test_a_held_full_load_that_cannot_be_filed_is_filed_later(start: Start, sandbox: Sandbox) -> None:
+    """Something is in the way in done/ when the newer one supersedes it; later it is not."""
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true, guards: {max_rows: 1}}")
+    kit.scene.put("a.csv", b"email\na@example.com\nb@example.com\n")
+    kit.settle()
+    place = kit.scene.config.root / "done" / "acme"
+    place.rmdir()
+    place.write_text("in the way")
+    put(kit, "b.csv")
+    assert drop(kit, "a.csv").state is State.ACCEPTED
+    place.unlink()
+    kit.after(900.0)
+    assert kit.states() == {"a.csv": State.DONE, "b.csv": State.DONE}
