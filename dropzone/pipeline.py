@@ -340,10 +340,6 @@ class Pipeline:
 
     def _send(self, drop: Drop, folder: Folder, fit: _Fit, *, probe: bool) -> Drop:
         history = self._ledger.history(drop.id) if drop.tries else []
-        if policy.is_repeat(history):  # the check may have taken long, and its turn may have come late
-            departed = self._have_people_left(drop)
-            if why_not := policy.why_not_again(folder, history, departed=departed, now=self._now()):
-                return self._commit(drop, policy.held(folder, "unknown", f"{drop.reason} ({why_not})"))
         with self._folders.prepared(drop) as (payload, size):
             try:
                 # Client, TLS context, key and request are made before the attempt is announced: a crash in here then
@@ -354,6 +350,10 @@ class Pipeline:
             # Asked as late as can be: what the answers to others said while this one was checked holds for it too.
             if self._stopping() or not (probe or self._gates.is_open(drop.account)):
                 return drop
+            if policy.is_repeat(history):  # the same: people may have left meanwhile, or its window may be over
+                departed = self._have_people_left(drop)
+                if why_not := policy.why_not_again(folder, history, departed=departed, now=self._now()):
+                    return self._commit(drop, policy.held(folder, "unknown", f"{drop.reason} ({why_not})"))
             attempted = Attempted(
                 n=drop.tries + 1,
                 digest=fit.digest,
