@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from dropzone import __version__, operate
 from dropzone.daemon import Daemon
 from dropzone.drop import Drop, Event
-from dropzone.errors import DropzoneError, printable
+from dropzone.errors import DropzoneError, IllegalEvent, OperatorError, printable
 from dropzone.ledger import Ledger, SegmentNote
 from dropzone.progress import Board
 
@@ -35,6 +36,12 @@ class Answering:
         self._since = now()
 
     def __call__(self, request: dict[str, Any], by: str) -> Answer:
+        try:
+            return self._answer(request, by)
+        except DropzoneError as error:  # a full disk, say: whoever asks next is to be answered too
+            return _refusal(error)
+
+    def _answer(self, request: dict[str, Any], by: str) -> Answer:
         if "ask" in request:
             return self._health()
         # Escaped: JSON can carry halves of characters that neither the ledger nor the journal could write.
@@ -85,14 +92,17 @@ class Answering:
         answered: Future[Answer] = Future()
 
         def carry_out() -> None:
-            if id and not answered.cancelled() and self._daemon.order_later(what, id, carry_out):
-                return
-            if not answered.set_running_or_notify_cancel():
-                return  # the asker was told that it was not done
-            try:
-                answered.set_result(act())
-            except DropzoneError as error:
-                answered.set_result({"error": error.message, "hint": error.hint})
+            # Nothing of this may end the loop, and who was told that it was not done is told nothing more.
+            with suppress(InvalidStateError):
+                try:
+                    if id and not answered.cancelled() and self._daemon.order_later(what, id, carry_out):
+                        return
+                    if answered.set_running_or_notify_cancel():
+                        answered.set_result(act())
+                except DropzoneError as error:
+                    answered.set_result(_refusal(error))
+                except IllegalEvent:  # a newer file took its place between our look and the order, say
+                    answered.set_result(_refusal(OperatorError(f"{id} has just changed", "Try again")))
 
         self._daemon.call(carry_out)
         try:
@@ -100,3 +110,7 @@ class Answering:
         except TimeoutError:
             answered.cancel()
             return {"error": "the daemon is busy", "hint": "Try again in a moment"}
+
+
+def _refusal(error: DropzoneError) -> Answer:
+    return {"error": error.message, "hint": error.hint}

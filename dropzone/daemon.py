@@ -24,10 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-from dropzone.account import Condition, hastened
+from dropzone.account import AccountFacts, Condition, hastened
 from dropzone.alarms import Alarms, Voice
 from dropzone.config import Config
-from dropzone.drop import DECIDED, Accepted, Deferred, Drop, Event, Lost, Refused, State
+from dropzone.drop import DECIDED, Accepted, Deferred, Drop, Event, Lost, Refused, State, Superseded
 from dropzone.errors import DropzoneError, FolderError, LedgerError, OperatorError
 from dropzone.folders import Folders
 from dropzone.gates import Gates
@@ -147,6 +147,7 @@ class Daemon:
         self._failed = 0
         self._paused_folders: dict[str, Pause] = {}
         self._key_stamps: dict[str, object] = {}  # of accounts that may wait for another key
+        self._noting = threading.Lock()
         self._keep = keep
         self._keeping: threading.Thread | None = None
         self._keys_at = self._round_at = self._keep_at = 0.0  # monotonic; when to look at these again
@@ -178,6 +179,8 @@ class Daemon:
 
     def stop(self) -> None:
         """Start nothing new; `run` returns when what is under way has ended."""
+        if self._stop:
+            return  # a second signal may come while the first is in here, and holds the lock of `_stopped`
         self._stop = True
         self._stopped.set()
         self.call(lambda: None)
@@ -190,11 +193,17 @@ class Daemon:
         """The sink that learns what an answer says of its account, and whether files failed in this run."""
         if drop.state is State.FAILED:
             self._failed += 1
-        if isinstance(event, Accepted | Refused | Deferred | Lost):
-            facts = self._ledger.account_facts(drop.account)
-            self._gates.note(drop.account, facts)
-            if facts.probing:
-                self._keys_at = 0.0  # from now on another key file is news
+        if isinstance(event, Superseded):  # held, it was in no lane, and may have to be filed later
+            self.call(lambda: self._lanes.add(drop.lane, drop.account, drop.id))
+        if isinstance(event, Accepted | Refused | Deferred | Lost) and self._note_account(drop.account).probing:
+            self._keys_at = 0.0  # from now on another key file is news
+
+    def _note_account(self, name: str) -> AccountFacts:
+        """Go by what the ledger knows of the account. From any thread."""
+        with self._noting:  # read and noted as one: facts that were read earlier must not be noted later
+            facts = self._ledger.account_facts(name)
+            self._gates.note(name, facts)
+        return facts
 
     def left_over(self) -> Left:
         """What this run leaves behind."""
@@ -210,7 +219,7 @@ class Daemon:
         A check is cut short by an order that makes it needless; an upload is not, for its outcome would be unknown.
         """
         drop = self._ledger.find_drop(id)
-        if drop is None or not self._lanes.is_busy(drop.lane, id):
+        if drop is None or not self._lanes.is_busy(id):
             return False
         if drop.state not in _AT_REST:
             if drop.state is not State.QUEUED or what not in ("discard", "hold"):
@@ -227,12 +236,12 @@ class Daemon:
         drop = self._ledger.find_drop(id)
         if drop is None:
             raise OperatorError(f"there is no drop {id}", "'dropzone queue' lists what is there")
-        if self._lanes.is_busy(drop.lane, id):
+        if self._lanes.is_busy(id):
             raise OperatorError(f"{id} is being checked or sent right now", "Try again in a moment")
         drop, event = carry_out(drop)
         self._pipeline.announce(drop, event)
         if drop.state in DECIDED:  # filed at once, whoever stands before it in its lane
-            self._lanes.remove(drop.lane, id)
+            self._lanes.remove(id)
             self._lanes.add(f"filing {id}", drop.account, id, free=True)
         elif not self._lanes.has(id):
             self._lanes.add_back(drop.lane, drop.account, id)
@@ -245,7 +254,7 @@ class Daemon:
         carry_out()
         self._paused_folders = dict(self._ledger.paused_folders())
         if kind == "account":
-            self._gates.note(name, self._ledger.account_facts(name))
+            self._note_account(name)
             for _, lane, _ in self._lanes.heads(name, self._monotonic()):
                 self._lanes.hurry(lane)
         self._lanes.wake()
@@ -265,12 +274,13 @@ class Daemon:
         now = self._now()
         for name in names:
             if self._ledger.account_facts(name).probing:
-                self._gates.note(name, self._ledger.change_account(name, lambda facts: hastened(facts, at=now), at=now))
+                self._ledger.change_account(name, lambda facts: hastened(facts, at=now), at=now)
+                self._note_account(name)
 
     def configure(self, config: Config) -> None:
         """Go on with another configuration; drops that were claimed keep what they were claimed under."""
-        self._use(config)
         try:
+            self._use(config)
             self._take_up_new()
         except (FolderError, LedgerError) as error:
             self._pause(error)
@@ -283,11 +293,11 @@ class Daemon:
                 self._voice.warn("a folder cannot be used", folder=folder.name, why=str(fault))
         self._intake.configure(config)
         self._intake.scan_soon()
-        for name in config.accounts:
-            self._gates.note(name, self._ledger.account_facts(name))
-        self._hasten(config.accounts)
         self._lanes.wake()
         self._round_at = 0.0
+        for name in config.accounts:
+            self._note_account(name)
+        self._hasten(config.accounts)  # last: where the disk is full, the account waits for its next try
 
     def _take_up_new(self) -> None:
         for base in sorted({folder.base for folder in self._config.folders.values()} - self._bases):
@@ -401,7 +411,12 @@ class Daemon:
             if taken is None:
                 break
             lane, account, id = taken
-            if self._paused_folders and self._is_paused(id):
+            try:
+                paused = bool(self._paused_folders) and self._is_paused(id)
+            except LedgerError:  # the lane is not to stay busy with a drop that nobody works on
+                self._lanes.give_back(lane, self._monotonic())
+                raise
+            if paused:
                 self._lanes.give_back(lane, math.inf)
             else:
                 self._submit(lane, account, id, probe=False)
@@ -451,8 +466,9 @@ class Daemon:
             self._pause(error)
             due_at = self._now()  # with the end of the pause
         due = None if due_at is None else self._monotonic() + max(0.0, due_at - self._now())
-        if due is None or not self._is_decided(id):
-            self._lanes.give_back(lane, due)
+        state = self._find_state(id)
+        if due is None or state not in DECIDED:
+            self._lanes.give_back(lane, due, free=state in (State.SENDING, State.UNKNOWN))
         else:
             # What the server said stands; later files need not wait until this one can be filed.
             self._lanes.give_back(lane, None)
@@ -460,12 +476,12 @@ class Daemon:
         for order in self._after.pop(id, ()):
             order()
 
-    def _is_decided(self, id: str) -> bool:
+    def _find_state(self, id: str) -> State | None:
         try:
             drop = self._ledger.find_drop(id)
         except LedgerError:
-            return False
-        return drop is not None and drop.state in DECIDED
+            return None
+        return drop.state if drop else None
 
     # ------------------------------------------------------------------------------------------------- the round
 

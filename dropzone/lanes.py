@@ -34,7 +34,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lanes: dict[str, _Lane] = {}
-        self._known: set[str] = set()
+        self._known: dict[str, str] = {}  # in which lane each drop is; not always the one of its row (to be filed)
         # Lanes whose head may go, by account; lanes of an account take turns, and accounts do: that is the fairness.
         self._ready: dict[str, deque[str]] = {}
         self._later: list[tuple[float, str]] = []  # a heap of (due, lane); what the lane contradicts is stale
@@ -43,7 +43,7 @@ class Lanes:
         """Put a drop at the end of its lane, unless it is there already; a new lane is looked at from `due` on."""
         if id in self._known:
             return
-        self._known.add(id)
+        self._known[id] = lane
         here = self._lanes.setdefault(lane, _Lane(account=account))
         here.drops.append(id)
         if len(here.drops) == 1 and not here.busy:
@@ -55,18 +55,18 @@ class Lanes:
 
         Its lane is looked at now; see `hurry` for another time.
         """
-        self._known.add(id)
+        self._known[id] = lane
         here = self._lanes.setdefault(lane, _Lane(account=account))
         waiting = list(here.drops)
         here.drops.insert(bisect(waiting, id, lo=1 if here.busy else 0), id)
         self.hurry(lane)
 
-    def remove(self, lane: str, id: str) -> None:
+    def remove(self, id: str) -> None:
         """Take a drop that nobody works on out of its lane, wherever it stands there; what is behind it moves up."""
-        here = self._lanes.get(lane)
-        if here is None or id not in here.drops or self.is_busy(lane, id):
+        if not self.has(id) or self.is_busy(id):
             return
-        self._known.discard(id)
+        lane = self._known.pop(id)
+        here = self._lanes[lane]
         was_head = here.drops[0] == id
         here.drops.remove(id)
         if not here.drops:
@@ -83,9 +83,9 @@ class Lanes:
         """Whether the drop is in a lane."""
         return id in self._known
 
-    def is_busy(self, lane: str, id: str) -> bool:
-        """Whether the drop is being worked on right now."""
-        here = self._lanes.get(lane)
+    def is_busy(self, id: str) -> bool:
+        """Whether the drop is being worked on right now, in whichever lane."""
+        here = self._lanes.get(self._known.get(id, ""))
         return here is not None and here.busy and here.drops[0] == id
 
     def take(self, now: float, *, closed: AbstractSet[str] = frozenset()) -> tuple[str, str, str] | None:
@@ -124,14 +124,14 @@ class Lanes:
         """Take this lane's head out of turn; the lane is busy until `give_back`."""
         self._lanes[name].busy = True
 
-    def give_back(self, name: str, due: float | None) -> None:
+    def give_back(self, name: str, due: float | None, *, free: bool = False) -> None:
         """The head of the lane is through (None), or is to be looked at again from `due` on."""
         lane = self._lanes[name]
-        lane.busy = lane.free = False
+        lane.busy, lane.free = False, free and due is not None
         if due is not None:
             self._wait(name, lane, due)
             return
-        self._known.discard(lane.drops.popleft())
+        del self._known[lane.drops.popleft()]
         if lane.drops:
             self._wait(name, lane, 0.0)
         else:

@@ -13,12 +13,14 @@ protocol in `optipub`, the rules for CSVs in `sheet`.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import BinaryIO, Protocol, assert_never, cast
 
 from dropzone import policy, receipt, sheet
@@ -139,7 +141,7 @@ class Pipeline:
             try:
                 drop = self._advance(drop, probe=probe)
             except Cancelled:
-                return drop.due_at
+                return self._due_at(drop)
             except LedgerError:
                 raise
             except Exception as error:  # the only place that catches everything: one drop must not end the daemon
@@ -150,8 +152,13 @@ class Pipeline:
                 if drop.state in DECIDED:
                     return self._now() + REFILE_S
             if drop.state is State.QUEUED:  # whatever came of it: others of its account or lane may go first now
-                return drop.due_at
+                return self._due_at(drop)
         return self._now() if drop else None
+
+    def _due_at(self, drop: Drop) -> float:
+        """When it is due, by a clock that may have been put back since that was set."""
+        now = self._now()
+        return now + drop.wait_s(now)
 
     def cancel(self, id: str) -> None:
         """Cut the drop's check short, if it is being checked: what it finds is not needed any more. From any thread."""
@@ -182,7 +189,7 @@ class Pipeline:
     def _deliver(self, drop: Drop, *, probe: bool) -> Drop:
         folder = policy.settings_of(drop)
         if newer := self._find_newer(drop, folder):
-            return self._commit(drop, Superseded(newer=newer))
+            return self._give_way(drop, newer)
         found = self._examine(drop, folder)
         if not isinstance(found, _Fit):
             return self._commit(drop, found)
@@ -279,17 +286,35 @@ class Pipeline:
         """The ID of a later file of the folder that takes this one's place: the latest that has passed its check.
 
         A full load is never given up for one that turns out to be no list. Nobody else works on the later ones: they
-        are in the same lane, and their turn comes after this one.
+        are in the same lane, and their turn comes after this one. But a person may have given it up meanwhile.
         """
         if not folder.supersede or drop.attempts:
             return None
-        waiting = self._ledger.find_drops(states=[State.QUEUED], folder=drop.folder)  # in the order of the claims
-        for newer in reversed(waiting):
-            if newer.id == drop.id:
-                break
-            if newer.lane == drop.lane and isinstance(self._examine(newer, policy.settings_of(newer)), _Fit):
+        for newer in reversed(self._behind(drop)):
+            if isinstance(self._examine(newer, policy.settings_of(newer)), _Fit) and self._waits(newer):
                 return newer.id
         return None
+
+    def _give_way(self, drop: Drop, newer: str) -> Drop:
+        """Supersede the drop and those between the two: each of them would have the newer one checked once more."""
+        for between in self._behind(drop):
+            if between.id == newer:
+                break
+            if policy.settings_of(between).supersede and not between.attempts and self._waits(between):
+                with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
+                    self._commit(between, Superseded(newer=newer))
+        return self._commit(drop, Superseded(newer=newer))
+
+    def _behind(self, drop: Drop) -> list[Drop]:
+        """The drops of the same folder and lane that wait behind this one, in the order of the claims."""
+        waiting = self._ledger.find_drops(states=[State.QUEUED], folder=drop.folder)
+        behind = dropwhile(lambda each: each.id != drop.id, waiting)
+        return [each for each in behind if each.lane == drop.lane and each.id != drop.id]
+
+    def _waits(self, drop: Drop) -> bool:
+        """Whether it is queued still."""
+        found = self._ledger.find_drop(drop.id)
+        return found is not None and found.state is State.QUEUED
 
     def _supersede_held(self, drop: Drop) -> None:
         """File older full loads that are held and were never sent: released later, they would undo this one."""
@@ -315,10 +340,6 @@ class Pipeline:
 
     def _send(self, drop: Drop, folder: Folder, fit: _Fit, *, probe: bool) -> Drop:
         history = self._ledger.history(drop.id) if drop.tries else []
-        if policy.is_repeat(history):  # the check may have taken long, and its turn may have come late
-            departed = self._have_people_left(drop)
-            if why_not := policy.why_not_again(folder, history, departed=departed, now=self._now()):
-                return self._commit(drop, policy.held(folder, "unknown", f"{drop.reason} ({why_not})"))
         with self._folders.prepared(drop) as (payload, size):
             try:
                 # Client, TLS context, key and request are made before the attempt is announced: a crash in here then
@@ -329,6 +350,10 @@ class Pipeline:
             # Asked as late as can be: what the answers to others said while this one was checked holds for it too.
             if self._stopping() or not (probe or self._gates.is_open(drop.account)):
                 return drop
+            if policy.is_repeat(history):  # the same: people may have left meanwhile, or its window may be over
+                departed = self._have_people_left(drop)
+                if why_not := policy.why_not_again(folder, history, departed=departed, now=self._now()):
+                    return self._commit(drop, policy.held(folder, "unknown", f"{drop.reason} ({why_not})"))
             attempted = Attempted(
                 n=drop.tries + 1,
                 digest=fit.digest,
@@ -370,6 +395,7 @@ class Pipeline:
         if self._folders.where_is(drop) is None:
             # Somebody took it from work/. What the server said stands all the same, and nobody may wait for this.
             return self._commit(drop, Filed(path=""))
+        self._folders.bring_back(drop)  # tried again, and given up or superseded before its turn came
         # If we die before the row: the same log and the same path come out again, and what is in place stays.
         log = receipt.render_log(drop, self._ledger.history(drop.id))
         return self._commit(drop, Filed(path=self._folders.file(drop, verdict, log)))
@@ -401,7 +427,8 @@ class Pipeline:
         if drop.state is not State.QUEUED:
             return drop
         if drop.faults + 1 >= FAULTS:
-            return self._commit(drop, Withheld(guard="faults", why=why))
+            strict = json.loads(drop.settings).get("strict_order", False)  # not parsed: they may be what is at fault
+            return self._commit(drop, Withheld(guard="faults", why=why, blocks=bool(strict)))
         wait_s = delay(drop.faults + 1, initial_s=REFILE_S, max_s=900.0)
         return self._commit(drop, Postponed(due_at=self._now() + wait_s, why=why, fault=True))
 

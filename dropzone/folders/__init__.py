@@ -461,10 +461,13 @@ class Folders:
         return True
 
     def bring_back(self, drop: Drop) -> None:
-        """Bring a drop that is tried again back from failed/ into work/ID; its old log goes, the ledger has it all."""
-        if not drop.path:
+        """Bring a drop that is tried again back from failed/ into work/ID; its old log goes, the ledger has it all.
+
+        May be cut off anywhere and run again, also when it is back and its date folder has gone since.
+        """
+        filed = Path(drop.base) / (drop.path or "")
+        if not drop.path or not os.path.lexists(filed.parent):
             return
-        filed = Path(drop.base) / drop.path
         stem = filed.name.removesuffix(".gz").removesuffix(".csv")
         with translated("bring back", filed), self._work(Path(drop.base)) as work:
             with contextlib.suppress(FileExistsError):

@@ -128,10 +128,10 @@ def find_drops_for(ledger: Reader, what: str) -> list[Drop]:
 
 
 def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: float) -> Event:
-    unsure = drop.guard in UNSURE
+    unsure = lost or drop.guard in UNSURE  # whatever it is held for by now
     match what, drop.state:
         case "hold", State.QUEUED:
-            return held(settings_of(drop), "operator", why or f"held by {by}")
+            return held(settings_of(drop), "unknown" if lost else "operator", why or f"held by {by}")
         case "release", State.HELD if unsure:
             hint = f"Look there; then 'dropzone accept {drop.id}', or 'dropzone retry {drop.id}' to send it again"
             raise OperatorError(f"{drop.id} may be in OptiPub already", hint)
@@ -145,8 +145,11 @@ def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: floa
             if where_is(drop) is None:
                 raise OperatorError(f"the file of {drop.id} is gone from failed/", "Let the partner upload it again")
             return Retried(by=by, why=why)
-        case "accept", (State.HELD | State.UNKNOWN) if lost or unsure:
+        case "accept", (State.HELD | State.UNKNOWN) if unsure:
             return Accepted(status=None, body=why, by=by)
+        case "accept", State.QUEUED if unsure:
+            hint = f"First 'dropzone hold {drop.id}', then it can be accepted"
+            raise OperatorError(f"{drop.id} is about to be offered again", hint)
         case "accept", (State.HELD | State.QUEUED):
             raise OperatorError(
                 f"{drop.id} was never sent, so OptiPub cannot have it", "'dropzone release' lets it go on"
