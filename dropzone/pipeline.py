@@ -18,7 +18,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import dropwhile
 from typing import BinaryIO, Protocol, assert_never, cast
@@ -32,6 +32,7 @@ from dropzone.drop import (
     CheckFailed,
     Deferred,
     Drop,
+    Entry,
     Event,
     Filed,
     Lost,
@@ -117,6 +118,7 @@ class Pipeline:
         self._gates = gates
         self._board = board
         self._reading = threading.BoundedSemaphore(checks)
+        self._announcing = threading.Lock()
         self._cancelled: set[str] = set()
         self.sink_failures = 0
 
@@ -350,18 +352,20 @@ class Pipeline:
             # Asked as late as can be: what the answers to others said while this one was checked holds for it too.
             if self._stopping() or not (probe or self._gates.is_open(drop.account)):
                 return drop
-            if policy.is_repeat(history):  # the same: people may have left meanwhile, or its window may be over
-                departed = self._have_people_left(drop)
-                if why_not := policy.why_not_again(folder, history, departed=departed, now=self._now()):
-                    return self._commit(drop, policy.held(folder, "unknown", f"{drop.reason} ({why_not})"))
-            attempted = Attempted(
-                n=drop.tries + 1,
-                digest=fit.digest,
-                size=size,
-                report=fit.report,
-                repeats=policy.last_unknown(history),
-            )
-            drop = self._commit(drop, attempted)
+            repeat = policy.is_repeat(history)
+            # Opt-outs and repeated sign-ups exclude each other: announced at the same moment, neither would see the
+            # other. All other attempts need not wait for one another.
+            with self._announcing if repeat or folder.departs else nullcontext():
+                if forbidden := self._forbids(drop, folder, history, repeat=repeat):
+                    return self._commit(drop, forbidden)
+                attempted = Attempted(
+                    n=drop.tries + 1,
+                    digest=fit.digest,
+                    size=size,
+                    report=fit.report,
+                    repeats=policy.last_unknown(history),
+                )
+                drop = self._commit(drop, attempted)
             # If we die from here on until the answer is committed, the row says `sending`: unknown at the next start.
             try:
                 tell = self._board.begin(drop.id, "upload", size)
@@ -371,6 +375,20 @@ class Pipeline:
             finally:
                 self._board.end(drop.id)
         return self._commit_outcome(drop, outcome)
+
+    def _forbids(self, drop: Drop, folder: Folder, history: Sequence[Entry], *, repeat: bool) -> Event | None:
+        """What keeps a repeat, or opt-outs, from being announced right now."""
+        if repeat:  # people may have left meanwhile, or its window may be over
+            departed = self._have_people_left(drop)
+            why_not = policy.why_not_again(folder, history, departed=departed, now=self._now())
+            return policy.held(folder, "unknown", f"{drop.reason} ({why_not})") if why_not else None
+        if folder.departs and any(
+            each.account == drop.account and each.repeats and policy.settings_of(each).mode == "subscribe"
+            for each in self._ledger.find_drops(states=[State.SENDING])
+        ):
+            why = "sign-ups of the account are being sent again; people who leave must come after them"
+            return Postponed(due_at=self._now() + DISTURBED_S, why=why)
+        return None
 
     def _commit_outcome(self, drop: Drop, outcome: Event) -> Drop:
         """Commit what the server said, however long the disk refuses: forgetting it would make the outcome unknown."""
