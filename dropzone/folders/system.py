@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -119,16 +118,10 @@ def opened_file(name: str, flags: int, directory: int, mode: str = "rb") -> Iter
 
 def sync_all(fds: Sequence[int]) -> list[OSError | None]:
     """Make each durable; returns what went wrong with each, or None. A disk makes one flush of all that wait for it."""
-    return [_sync(fd) for fd in fds] if len(fds) < 2 else list(_pool().map(_sync, fds))
-
-
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    """The threads that sync; kept, for making them anew took a millisecond of each drop (measured)."""
-    return ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="sync")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not come along into a child
+    if len(fds) < 2:
+        return [_sync(fd) for fd in fds]
+    with ThreadPoolExecutor(min(len(fds), AT_A_TIME), thread_name_prefix="sync") as pool:
+        return list(pool.map(_sync, fds))
 
 
 def _sync(fd: int) -> OSError | None:
