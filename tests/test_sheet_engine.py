@@ -285,5 +285,5 @@ def test_a_stop_takes_effect_within_a_second(name: str) -> None:
     """Whatever a file is like and whichever step is under way, progress is told often enough to end it soon."""
     pieces, keys = _LONG_CHECKS[name]
     longest_s, whole_s = _longest_gap_s(iter([b"email,varr_x\n", *pieces]), **keys)
-    # A second where the machine is fast; where it is slow, or traced for coverage, still a part of the whole only.
-    assert longest_s < max(1.0, whole_s / 4)
+    # Where it is slow, or traced for coverage: never most of the whole, which is what going on without a word takes.
+    assert longest_s < max(1.0, whole_s / 2)
