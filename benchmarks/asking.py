@@ -51,7 +51,7 @@ def fill(config: configuration.Config, drops: int, open_: int) -> str:
         for folder in [folders[number % len(folders)]]
     ]
     for start in range(0, drops, BATCH):
-        ledger.claim(claims[start : start + BATCH], at=now)
+        ledger.commit_all(claims[start : start + BATCH], at=now)
     ledger._db.execute("PRAGMA synchronous = OFF")  # noqa: SLF001 - a ledger to read from, not to rely on
     for number, id in enumerate(ids):
         if number >= drops - open_:

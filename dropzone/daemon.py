@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from dropzone.account import AccountFacts, Condition, hastened
 from dropzone.alarms import Alarms, Voice
@@ -42,6 +42,7 @@ LONGEST_SLEEP_S = 60.0  # a lost wake-up costs at most this
 KEYS_S = 5.0  # how often the key files of accounts that wait for one are looked at
 KEEP_S = 86_400.0  # how often what is kept no longer is deleted
 ROUND_S = 60.0  # how often it looks for what waits too long, takes long, or ends soon
+FILED = 50  # drops that are filed together; more would make the first of them wait, and take too many descriptors
 POOL = 96  # threads at most, of all accounts together; they are made when first needed
 _AT_REST = (State.HELD, State.DONE, State.FAILED)
 
@@ -136,8 +137,10 @@ class Daemon:
         self._inboxes: dict[Path, str] = {}
         self._bases: set[Path] = set()
         self._lanes = Lanes()
+        self._filing = Lanes()  # what has its verdict: each in a lane of its own, for nobody need wait for it
         self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="lane")
-        self._running: set[Future[float | None]] = set()
+        self._running: set[Future[Any]] = set()
+        self._is_filing = False
         # Everything that should wake the loop comes through here: events, ends of drops, signals. SimpleQueue because
         # its put() may be called from a signal handler.
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -219,7 +222,7 @@ class Daemon:
         A check is cut short by an order that makes it needless; an upload is not, for its outcome would be unknown.
         """
         drop = self._ledger.find_drop(id)
-        if drop is None or not self._lanes.is_busy(id):
+        if drop is None or not self._is_busy(id):
             return False
         if drop.state not in _AT_REST:
             if drop.state is not State.QUEUED or what not in ("discard", "hold"):
@@ -236,13 +239,13 @@ class Daemon:
         drop = self._ledger.find_drop(id)
         if drop is None:
             raise OperatorError(f"there is no drop {id}", "'dropzone queue' lists what is there")
-        if self._lanes.is_busy(id):
+        if self._is_busy(id):
             raise OperatorError(f"{id} is being checked or sent right now", "Try again in a moment")
         drop, event = carry_out(drop)
         self._pipeline.announce(drop, event)
         if drop.state in DECIDED:  # filed at once, whoever stands before it in its lane
             self._lanes.remove(id)
-            self._lanes.add(f"filing {id}", drop.account, id, free=True)
+            self._filing.add(id, "", id)
         elif not self._lanes.has(id):
             self._lanes.add_back(drop.lane, drop.account, id)
         if head := self._lanes.head(drop.lane):
@@ -325,7 +328,7 @@ class Daemon:
 
     def _fill_lanes(self) -> None:
         for lane, id in self._ledger.open_lanes():
-            if not self._lanes.has(id):
+            if not self._lanes.has(id) and not self._filing.has(id):
                 is_head = self._lanes.head(lane) is None
                 self._lanes.add(lane, lane.partition("/")[0], id, **(self._turn_of(id) if is_head else _BEHIND))
 
@@ -362,6 +365,7 @@ class Daemon:
                 self._enqueue(self._intake.tick())
                 self._look_round()
                 self._fill_pool()
+            self._file()
             if self._fault and not self._running:
                 self._voice.say("the machine's fault is over; intake and sending go on", fault=self._fault)
                 self._fault = ""
@@ -374,7 +378,8 @@ class Daemon:
 
     def _next_turn(self) -> float:
         """When a drop may be taken next, on the monotonic clock; with a full pool only the end of one makes room."""
-        return min(self._lanes.next_due(), self._gates.next_due()) if len(self._running) < POOL else math.inf
+        due = self._filing.next_due()
+        return min(due, self._lanes.next_due(), self._gates.next_due()) if len(self._running) < POOL else due
 
     def run(self, *, once: bool = False) -> None:
         """Turn until stopped; with `once`, until everything that is there now has been dealt with or must wait."""
@@ -447,12 +452,14 @@ class Daemon:
 
     def _submit(self, lane: str, account: str, id: str, *, probe: bool) -> None:
         self._gates.begin(account)
-        future = self._pool.submit(self._pipeline.run, id, probe=probe)
+        future = self._pool.submit(self._pipeline.deliver, id, probe=probe)
         self._running.add(future)
         ended = partial(self._ended, lane, account, id, future, probe=probe)
         future.add_done_callback(lambda _: self.call(ended))
 
-    def _ended(self, lane: str, account: str, id: str, future: Future[float | None], *, probe: bool) -> None:
+    def _ended(
+        self, lane: str, account: str, id: str, future: Future[tuple[State | None, float | None]], *, probe: bool
+    ) -> None:
         self._running.discard(future)
         self._gates.end(account)
         if probe and account in self._gates.to_try():  # it never came to an attempt
@@ -461,20 +468,56 @@ class Daemon:
             for _, waiting, _ in self._lanes.heads(account, self._monotonic()):
                 self._lanes.hurry(waiting)
         try:
+            state, due_at = future.result()
+        except (FolderError, LedgerError) as error:
+            self._pause(error)
+            state, due_at = self._find_state(id), self._now()  # with the end of the pause
+        due = None if due_at is None else self._monotonic() + max(0.0, due_at - self._now())
+        if state in DECIDED:
+            # What the server said stands; later files need not wait until this one is filed.
+            self._lanes.give_back(lane, None)
+            self._filing.add(id, "", id)
+        else:
+            self._lanes.give_back(lane, due, free=state in (State.SENDING, State.UNKNOWN))
+            self._carry_out_orders(id)
+
+    def _is_busy(self, id: str) -> bool:
+        return self._lanes.is_busy(id) or self._filing.is_busy(id)
+
+    def _carry_out_orders(self, id: str) -> None:
+        for order in self._after.pop(id, ()):
+            order()
+
+    # ---------------------------------------------------------------------------------------------------- filing
+
+    def _file(self) -> None:
+        """Have what has its verdict filed, also on the way out: a file should lie where its partner looks for it.
+
+        One filing at a time, in which all that came meanwhile goes together.
+        """
+        now = self._monotonic()
+        ids: list[str] = []
+        while not self._is_filing and len(ids) < FILED and (taken := self._filing.take(now)) is not None:
+            ids.append(taken[2])
+        if ids:
+            self._is_filing = True
+            future = self._pool.submit(self._pipeline.file, ids)
+            self._running.add(future)
+            future.add_done_callback(lambda _: self.call(partial(self._filed, ids, future)))
+
+    def _filed(self, ids: list[str], future: Future[dict[str, float | None]]) -> None:
+        self._running.discard(future)
+        self._is_filing = False
+        try:
             due_at = future.result()
         except (FolderError, LedgerError) as error:
             self._pause(error)
-            due_at = self._now()  # with the end of the pause
-        due = None if due_at is None else self._monotonic() + max(0.0, due_at - self._now())
-        state = self._find_state(id)
-        if due is None or state not in DECIDED:
-            self._lanes.give_back(lane, due, free=state in (State.SENDING, State.UNKNOWN))
-        else:
-            # What the server said stands; later files need not wait until this one can be filed.
-            self._lanes.give_back(lane, None)
-            self._lanes.add(f"filing {id}", account, id, due=due, free=True)
-        for order in self._after.pop(id, ()):
-            order()
+            now = self._now()  # with the end of the pause, those that were not filed before the fault
+            due_at = {id: now if self._find_state(id) in DECIDED else None for id in ids}
+        for id in ids:
+            at = due_at[id]
+            self._filing.give_back(id, None if at is None else self._monotonic() + max(0.0, at - self._now()))
+            self._carry_out_orders(id)
 
     def _find_state(self, id: str) -> State | None:
         try:

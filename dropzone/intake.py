@@ -413,7 +413,7 @@ class Intake:
         return claims
 
     def _enter(self, rows: Sequence[tuple[str, Claimed]]) -> list[Drop]:
-        drops = self._ledger.claim(rows, at=self._now())
+        drops = self._ledger.commit_all(rows, at=self._now())
         for drop, (_, event) in zip(drops, rows, strict=True):
             self._announce(drop, event)
         return drops

@@ -20,8 +20,9 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import dropwhile
-from typing import BinaryIO, Protocol, assert_never, cast
+from typing import BinaryIO, Protocol, TypeVar, assert_never, cast
 
 from dropzone import policy, receipt, sheet
 from dropzone.config import Folder
@@ -47,6 +48,7 @@ from dropzone.drop import (
 )
 from dropzone.errors import Cancelled, DropzoneError, FolderError, IllegalEvent, LedgerError, printable
 from dropzone.folders import Bench, Folders
+from dropzone.folders.filing import Verdict
 from dropzone.gates import Gates
 from dropzone.ledger import Ledger
 from dropzone.progress import Board
@@ -73,6 +75,7 @@ class Segments(Protocol):
 
 
 Sink = Callable[[Drop, Event], None]
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,33 +132,48 @@ class Pipeline:
         whether it still is. Raises FolderError or LedgerError only where the machine is at fault (disk full, I/O error
         …): then no drop can go on, and none is judged.
         """
+        state, due_at = self.deliver(id, probe=probe)
+        # A verdict is filed even on the way out: the file should lie where its partner looks for it.
+        return self.file([id])[id] if state in DECIDED else due_at
+
+    def deliver(self, id: str, *, probe: bool = False) -> tuple[State | None, float | None]:
+        """The same, but no further than to a verdict, for those who `file` several together; its state as well."""
+        drop = self._ledger.find_drop(id)
+        if drop is None:
+            return None, None
         try:
-            return self._run(id, probe=probe)
+            drop, due_at = self._deliver(drop, probe=probe)
+            return drop.state, due_at
         finally:
             self._cancelled.discard(id)
 
-    def _run(self, id: str, *, probe: bool) -> float | None:
-        drop = self._ledger.find_drop(id)
-        # A verdict is filed even on the way out: the file should lie where its partner looks for it.
-        while drop is not None and (drop.state in DECIDED or not self._stopping()):
+    def _deliver(self, drop: Drop, *, probe: bool) -> tuple[Drop, float | None]:
+        while drop.state not in DECIDED and not self._stopping():
             if drop.state in (State.HELD, State.DONE, State.FAILED):
-                return math.inf if drop.blocks else None
+                return drop, math.inf if drop.blocks else None
             try:
-                drop = self._advance(drop, probe=probe)
+                found = self._guard(partial(self._advance, drop, probe=probe))
             except Cancelled:
-                return self._due_at(drop)
-            except LedgerError:
-                raise
-            except Exception as error:  # the only place that catches everything: one drop must not end the daemon
-                if isinstance(error, FolderError) and error.environment:
-                    raise
-                self._fault(drop, error)
-                drop = self._stumble(drop.id, error)
-                if drop.state in DECIDED:
-                    return self._now() + REFILE_S
+                return drop, self._due_at(drop)
+            if isinstance(found, Exception):
+                self._fault(drop, found)
+                found = self._stumble(drop.id, found)
+            drop = found
             if drop.state is State.QUEUED:  # whatever came of it: others of its account or lane may go first now
-                return self._due_at(drop)
-        return self._now() if drop else None
+                return drop, self._due_at(drop)
+        return drop, self._now()
+
+    @staticmethod
+    def _guard(do: Callable[[], _Found]) -> _Found | Exception:
+        """What `do` gives, or the error that it ends with; only what keeps every drop from going on is raised."""
+        try:
+            return do()
+        except (Cancelled, LedgerError):
+            raise
+        except Exception as error:  # the only place that catches everything: one drop must not end the daemon
+            if isinstance(error, FolderError) and error.environment:
+                raise
+            return error
 
     def _due_at(self, drop: Drop) -> float:
         """When it is due, by a clock that may have been put back since that was set."""
@@ -169,7 +187,7 @@ class Pipeline:
     def _advance(self, drop: Drop, *, probe: bool) -> Drop:
         match drop.state:
             case State.QUEUED:
-                return self._deliver(drop, probe=probe)
+                return self._offer(drop, probe=probe)
             case State.SENDING:
                 cause = (
                     f"dropzone was stopped before the answer was known. Look in OptiPub for {drop.folder}.{drop.id}.csv"
@@ -177,18 +195,14 @@ class Pipeline:
                 return self._commit(drop, Lost(cause=cause, sent=None))
             case State.UNKNOWN:
                 return self._commit(drop, self._judge_unknown(drop))
-            case State.ACCEPTED:
-                return self._file(drop, "done")
-            case State.REFUSED:
-                return self._file(drop, "failed")
-            case State.HELD | State.DONE | State.FAILED:
+            case State.ACCEPTED | State.REFUSED | State.HELD | State.DONE | State.FAILED:
                 return drop
             case _:
                 assert_never(drop.state)
 
     # ------------------------------------------------------------------------------------- check, prepare, deliver
 
-    def _deliver(self, drop: Drop, *, probe: bool) -> Drop:
+    def _offer(self, drop: Drop, *, probe: bool) -> Drop:
         folder = policy.settings_of(drop)
         if newer := self._find_newer(drop, folder):
             return self._give_way(drop, newer)
@@ -256,7 +270,7 @@ class Pipeline:
                 folder,
                 compressed=drop.name.lower().endswith(b".gz"),
                 progress=progress,
-                scratch=str(bench.scratch),
+                scratch=bench.scratch,
                 cores=sheet.cores(),
             )
         finally:
@@ -325,7 +339,8 @@ class Pipeline:
                 break
             if older.state is State.HELD and not older.tries and older.guard not in policy.UNSURE:
                 with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
-                    self._file(self._commit(older, Superseded(newer=drop.id)), "done")
+                    self._commit(older, Superseded(newer=drop.id))
+                    self.file([older.id])
 
     def _judge_unknown(self, drop: Drop) -> Event:
         history = self._ledger.history(drop.id)
@@ -409,14 +424,50 @@ class Pipeline:
 
     # ---------------------------------------------------------------------------------------------------- file
 
-    def _file(self, drop: Drop, verdict: str) -> Drop:
-        if self._folders.where_is(drop) is None:
-            # Somebody took it from work/. What the server said stands all the same, and nobody may wait for this.
-            return self._commit(drop, Filed(path=""))
-        self._folders.bring_back(drop)  # tried again, and given up or superseded before its turn came
-        # If we die before the row: the same log and the same path come out again, and what is in place stays.
-        log = receipt.render_log(drop, self._ledger.history(drop.id))
-        return self._commit(drop, Filed(path=self._folders.file(drop, verdict, log)))
+    def file(self, ids: Sequence[str]) -> dict[str, float | None]:
+        """File those of the drops `ids` that have their verdict, together: they share what the disk has to wait for.
+
+        For each when to look at it again (wall clock), None for never. Raises as `run` does, once those are filed that
+        could be.
+        """
+        found = [drop for id in ids if (drop := self._ledger.find_drop(id)) is not None and drop.state in DECIDED]
+        left = self._file_all(found) if found else []
+        return {id: self._now() + REFILE_S if id in left else None for id in ids}
+
+    def _file_all(self, drops: Sequence[Drop]) -> list[str]:
+        """File them; the IDs of those that could not be."""
+        filed = self._guard(partial(self._move_all, drops))
+        if not isinstance(filed, Exception):
+            return filed
+        if len(drops) > 1:  # one of them is at fault: it is not to keep the others
+            return [id for drop in drops for id in self._file_all([drop])]
+        self._fault(drops[0], filed)
+        return [drops[0].id]
+
+    def _move_all(self, drops: Sequence[Drop]) -> list[str]:
+        paths: dict[str, str | FolderError] = {}
+        verdicts = []
+        for drop in drops:
+            if self._folders.where_is(drop) is None:
+                # Somebody took it from work/. What the server said stands all the same, and nobody may wait for this.
+                paths[drop.id] = ""
+                continue
+            self._folders.bring_back(drop)  # tried again, and given up or superseded before its turn came
+            # If we die before the row: the same log and the same path come out again, and what is in place stays.
+            log = receipt.render_log(drop, self._ledger.history(drop.id))
+            verdicts.append(Verdict(drop=drop, place="done" if drop.state is State.ACCEPTED else "failed", log=log))
+        for verdict, path in zip(verdicts, self._folders.file_all(verdicts), strict=True):
+            paths[verdict.drop.id] = path
+        events = [(id, Filed(path=path)) for id, path in paths.items() if isinstance(path, str)]
+        filed = self._ledger.commit_all(events, at=self._now()) if events else []
+        for drop, (_, event) in zip(filed, events, strict=True):
+            self.announce(drop, event)
+        faults = [(drop, fault) for drop in drops if isinstance(fault := paths[drop.id], FolderError)]
+        for drop, fault in faults:
+            if fault.environment:
+                raise fault
+            self._fault(drop, fault)
+        return [drop.id for drop, _ in faults]
 
     # -------------------------------------------------------------------------------------------------- commit
 

@@ -115,15 +115,15 @@ def test_an_illegal_event_changes_nothing(ledger: Ledger) -> None:
 
 def test_several_claims_are_one_commit(ledger: Ledger) -> None:
     """All or none: one that exists already undoes the others."""
-    ledger.claim([("A1", CLAIMED), ("A2", CLAIMED)], at=1.0)
+    ledger.commit_all([("A1", CLAIMED), ("A2", CLAIMED)], at=1.0)
     with pytest.raises(IllegalEvent):
-        ledger.claim([("A3", CLAIMED), ("A1", CLAIMED)], at=2.0)
+        ledger.commit_all([("A3", CLAIMED), ("A1", CLAIMED)], at=2.0)
     assert [drop.id for drop in ledger.find_drops()] == ["A1", "A2"]
 
 
 def test_drops_come_in_the_order_of_their_claims_not_of_their_ids(ledger: Ledger) -> None:
     """A clock that went back gives smaller IDs to later files; the order of sending stays that of the claims."""
-    ledger.claim([("Z9", CLAIMED), ("A1", CLAIMED)], at=1.0)
+    ledger.commit_all([("Z9", CLAIMED), ("A1", CLAIMED)], at=1.0)
     assert [drop.id for drop in ledger.find_drops()] == ["Z9", "A1"]
     assert ledger.open_lanes() == [("main/7", "Z9"), ("main/7", "A1")]
 
@@ -183,7 +183,7 @@ def test_what_was_taken_since_an_unknown_attempt_is_known_by_order_and_not_by_ti
     taken = Accepted(status=201, body="Import created.")
     live(ledger, "A1", attempted(1), taken)
     live(ledger, "A2", attempted(1), Deferred(due_at=60.0, cause="503"), attempted(2))
-    ledger.claim([("A3", CLAIMED), ("A4", CLAIMED), ("A5", replace(CLAIMED, account="other"))], at=1.0)
+    ledger.commit_all([("A3", CLAIMED), ("A4", CLAIMED), ("A5", replace(CLAIMED, account="other"))], at=1.0)
     for id, outcome in (("A3", taken), ("A4", Lost(cause="lost", sent=1)), ("A5", taken)):
         ledger.commit(id, attempted(1), at=-1e9)
         ledger.commit(id, outcome, at=-1e9)

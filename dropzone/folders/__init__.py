@@ -24,42 +24,48 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import signal
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dropzone import readiness
 from dropzone.drop import Drop, is_id
 from dropzone.errors import FolderError
-from dropzone.folders import layout
+from dropzone.folders import filing, layout
+from dropzone.folders.filing import Verdict, clear, move
 from dropzone.folders.inbox import Inbox, faults_of, opened_inbox, read_marker
+from dropzone.folders.places import (
+    CHECKS,
+    LOG,
+    MARKER,
+    ORIGIN,
+    ORIGINAL,
+    PREPARED,
+    REJECTS,
+    path_in,
+    without_extension,
+    work_of,
+)
 from dropzone.folders.system import (
     CREATE,
     OPEN_DIR,
     OPEN_FILE,
+    Opened,
     look_at,
-    open_path,
     opened_at,
     opened_file,
     opened_path,
     rename,
     sync_all,
-    sync_path,
     translated,
 )
 from dropzone.readiness import Look, Seen, marker_name
 
 if TYPE_CHECKING:  # the models are slow to load, and `where_is` is asked without them
     from dropzone.config import Config, Folder
-
-ORIGINAL, ORIGIN, MARKER, PREPARED, REJECTS, LOG, CHECKS = (
-    "original", "origin", "marker", "prepared.csv", "rejects.csv", "log", "checks",
-)  # fmt: skip
 
 MARK = ".ledger"  # in work/: which ledger knows the drops in it
 
@@ -93,7 +99,7 @@ class Bench:
     prepared: Digesting
     rejects: BinaryIO
     before: Look
-    scratch: Path  # where temporary files may lie: beside the file, not in a /tmp that may be memory
+    scratch: str  # where temporary files may lie: beside the file, not in a /tmp that may be memory
     marker: bytes | None = None  # the text of the marker that was claimed with the file
 
     def disturbed(self) -> str:
@@ -264,7 +270,7 @@ class Folders:
                 os.unlink(MARKER, dir_fd=directory)
             except OSError:  # the inbox refuses: it stays in work/ID, and the next start tries again
                 return
-        self._clear(work, id, directory)
+        clear(work, id, directory)
 
     def _rename_claimed(self, fd: int, inbox: int, wanted: Wanted, directory: int) -> bool:
         """Rename exactly the open file `fd`; the lease keeps new writers waiting for the microseconds this takes."""
@@ -319,7 +325,7 @@ class Folders:
 
     def _put_back(self, folder: Folder | None, name: bytes, work: int, id: str, directory: int) -> None:
         if look_at(directory, MARKER.encode()) is None:
-            self._clear(work, id, directory)
+            clear(work, id, directory)
         elif folder is not None:  # else somebody removed it from the configuration: kept until it comes back
             with contextlib.suppress(FolderError), opened_inbox(folder) as inbox:
                 self._give_up(inbox, name, work, id, directory)
@@ -350,15 +356,15 @@ class Folders:
     def bench(self, drop: Drop) -> Iterator[Bench]:
         """The open files for checking `drop`; what the check writes may be thrown away and made again at any time."""
         with (
-            translated("prepare", self._place(drop)),
-            self._drop_directory(drop) as directory,
+            translated("prepare", work_of(drop)),
+            opened_path(work_of(drop)) as directory,
             opened_file(ORIGINAL, OPEN_FILE, directory) as source,
             opened_file(PREPARED, CREATE, directory, "wb") as prepared,
             opened_file(REJECTS, CREATE, directory, "wb") as rejects,
         ):
             before = Look.of(os.fstat(source.fileno()))
             marker = read_marker(directory, MARKER.encode()) if look_at(directory, MARKER.encode()) else None
-            yield Bench(source, Digesting(prepared), rejects, before, self._place(drop), marker)
+            yield Bench(source, Digesting(prepared), rejects, before, work_of(drop), marker)
             # The row that announces the attempt names this copy's digest, so it has to be there after a power cut.
             self._step("prepare: sync prepared copy")
             prepared.flush()
@@ -373,7 +379,7 @@ class Folders:
 
         A file that kills the program which reads it must not do so for ever: see `end_check`.
         """
-        with translated("prepare", self._place(drop)), self._drop_directory(drop) as directory:
+        with translated("prepare", work_of(drop)), opened_path(work_of(drop)) as directory:
             fd = os.open(CHECKS, (CREATE | os.O_APPEND) & ~os.O_TRUNC, 0o600, dir_fd=directory)
             try:
                 unfinished = os.fstat(fd).st_size
@@ -384,15 +390,16 @@ class Folders:
 
     def end_check(self, drop: Drop) -> None:
         """The check ended, well or badly, but not by killing us."""
-        with self._drop_directory(drop) as directory, contextlib.suppress(FileNotFoundError):
-            os.unlink(CHECKS, dir_fd=directory)
+        with translated("prepare", work_of(drop)), opened_path(work_of(drop)) as directory:
+            if look_at(directory, CHECKS.encode()):
+                os.unlink(CHECKS, dir_fd=directory)
 
     @contextlib.contextmanager
     def prepared(self, drop: Drop) -> Iterator[tuple[BinaryIO, int]]:
         """The prepared copy, open for reading, and its size in bytes."""
         with (
-            translated("read", self._place(drop)),
-            self._drop_directory(drop) as directory,
+            translated("read", work_of(drop)),
+            opened_path(work_of(drop)) as directory,
             opened_file(PREPARED, OPEN_FILE, directory) as payload,
         ):
             yield payload, os.fstat(payload.fileno()).st_size
@@ -404,61 +411,14 @@ class Folders:
 
         The log comes first, so that a file in done/ always has its log. May be cut off anywhere and run again.
         """
-        assert drop.verdict_at is not None
-        where = self._path_in(drop, verdict)
-        target_path = Path(drop.base) / where
-        stem = target_path.name.removesuffix(".gz").removesuffix(".csv")
-        with translated("file", target_path):
-            for directory_path in layout.make(target_path.parent, 0o750):
-                sync_path(directory_path.parent)  # a new date folder must outlive a power cut, or its files do not
-            with contextlib.ExitStack() as stack:
-                target = stack.enter_context(opened_path(target_path.parent))
-                try:
-                    directory = stack.enter_context(self._drop_directory(drop))
-                except FileNotFoundError:
-                    if look_at(target, os.fsencode(target_path.name)) is None:
-                        raise
-                    return where  # filed before; we died before the row
-                self._file_log(directory, target, f"{stem}.log", log)
-                self._step("file: move rejects")
-                self._move(directory, REJECTS, target, f"{stem}.rejects.csv")
-                self._step("file: sync log")
-                os.fsync(target)
-                # If we die here: a log without its file yet. The row still says accepted, so the move is done again.
-                self._step("file: move original")
-                if not self._move(directory, ORIGINAL, target, target_path.name) and not look_at(
-                    target, os.fsencode(target_path.name)
-                ):
-                    raise FileNotFoundError(errno.ENOENT, "the file is neither in work/ nor where it should go")
-                # Both at once: the disk makes one flush of two that wait for it.
-                self._step("file: sync target and work/ID")
-                for error in filter(None, sync_all([target, directory])):
-                    raise error
-                # If we die from here on, the row is still open: this method runs again and finds everything in place.
-                self._step("file: clear work/ID")
-                with self._work(Path(drop.base)) as work:
-                    self._clear(work, drop.id, directory)
-        return where
+        (found,) = self.file_all([Verdict(drop=drop, place=verdict, log=log)])
+        if isinstance(found, FolderError):
+            raise found
+        return found
 
-    def _file_log(self, directory: int, target: int, name: str, log: str) -> None:
-        if look_at(target, os.fsencode(name)) is not None:
-            return
-        with opened_file(LOG, CREATE, directory, "wb") as out:
-            self._step("file: write log")
-            out.write(log.encode("utf-8", "backslashreplace"))
-            out.flush()
-            self._step("file: sync log text")
-            os.fsync(out.fileno())
-        self._step("file: move log")
-        self._move(directory, LOG, target, name)
-
-    def _move(self, source: int, name: str, target: int, new_name: str) -> bool:
-        """Rename unless that happened before; empty rejects are no rejects. False when there was nothing to move."""
-        look = look_at(source, name.encode())
-        if look is None or (name == REJECTS and look.size == 0):
-            return False
-        rename(source, name, target, new_name)
-        return True
+    def file_all(self, verdicts: Sequence[Verdict]) -> list[str | FolderError]:
+        """File several, which share their syncs; returns for each what `file` would return or raise."""
+        return filing.file_all(verdicts, self._step)
 
     def bring_back(self, drop: Drop) -> None:
         """Bring a drop that is tried again back from failed/ into work/ID; its old log goes, the ledger has it all.
@@ -468,7 +428,7 @@ class Folders:
         filed = Path(drop.base) / (drop.path or "")
         if not drop.path or not os.path.lexists(filed.parent):
             return
-        stem = filed.name.removesuffix(".gz").removesuffix(".csv")
+        stem = without_extension(filed.name)
         with translated("bring back", filed), self._work(Path(drop.base)) as work:
             with contextlib.suppress(FileExistsError):
                 self._step("bring back: make work/ID")
@@ -478,7 +438,7 @@ class Folders:
                     self._step("bring back: write origin")
                     os.symlink(os.fsencode(drop.folder) + b"/" + drop.name, ORIGIN, dir_fd=directory)
                 self._step("bring back: move original")
-                self._move(source, filed.name, directory, ORIGINAL)
+                move(source, filed.name, directory, ORIGINAL)
                 os.fsync(directory)
                 os.fsync(work)
                 for old in (f"{stem}.log", f"{stem}.rejects.csv"):
@@ -489,45 +449,19 @@ class Folders:
 
     def where_is(self, drop: Drop) -> Path | None:
         """Where the original of `drop` lies now, or None when it is in none of its places."""
-        places = [self._place(drop) / ORIGINAL]
-        if drop.path:
-            places.append(Path(drop.base) / drop.path)
+        place = f"{work_of(drop)}/{ORIGINAL}"
+        if os.path.lexists(place):  # so it is while anything is done with it, which asks again and again
+            return Path(place)
+        places = [drop.path] if drop.path else []
         if drop.verdict_at is not None:
-            places += [Path(drop.base) / self._path_in(drop, verdict) for verdict in ("done", "failed")]
-        return next((place for place in places if os.path.lexists(place)), None)
+            places += [path_in(drop, verdict) for verdict in ("done", "failed")]
+        return next((Path(drop.base, path) for path in places if os.path.lexists(f"{drop.base}/{path}")), None)
 
     # ------------------------------------------------------------------------------------------------- internals
 
-    def _path_in(self, drop: Drop, verdict: str) -> str:
-        """Where `drop` is filed: a function of its row, so that a filing cut off at midnight goes on where it was."""
-        assert drop.verdict_at is not None
-        date = datetime.fromtimestamp(drop.verdict_at, UTC).date().isoformat()
-        return f"{verdict}/{drop.folder}/{date}/{_stem(drop.name)}.{drop.id}{extension(drop.name)}"
-
-    def _place(self, drop: Drop) -> Path:
-        return Path(drop.base) / "work" / drop.id
-
-    @contextlib.contextmanager
-    def _work(self, base: Path) -> Iterator[int]:
+    def _work(self, base: Path) -> Opened:
         with translated("open", base / "work", "Make it with 'dropzone init'"):
-            fd = open_path(base / "work")
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    @contextlib.contextmanager
-    def _drop_directory(self, drop: Drop) -> Iterator[int]:
-        with self._work(Path(drop.base)) as work, opened_at(drop.id, OPEN_DIR, work) as directory:
-            yield directory
-
-    def _clear(self, work: int, id: str, directory: int) -> None:
-        """Remove what we made in work/ID, and work/ID if nothing else is in it. Never touches an original."""
-        for name in (ORIGIN, MARKER, PREPARED, REJECTS, LOG, CHECKS):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=directory)
-        with contextlib.suppress(OSError):  # not empty: something that is not ours to remove
-            os.rmdir(id, dir_fd=work)
+            return opened_path(f"{base}/work")
 
 
 # ------------------------------------------------------------------------------------------------------- claims
@@ -550,20 +484,3 @@ def _faults_to(faults: list[tuple[bytes, FolderError]], inbox: Inbox, name: byte
             yield
     except FolderError as fault:
         faults.append((name, fault))
-
-
-# ------------------------------------------------------------------------------------------------------- names
-
-
-def extension(name: bytes) -> str:
-    """``.csv.gz`` for compressed files, else ``.csv``."""
-    return ".csv.gz" if name.lower().endswith(b".gz") else ".csv"
-
-
-def _stem(name: bytes) -> str:
-    """A harmless stem from the partner's name: letters, digits, ``._-`` and at most 100 bytes of them."""
-    text = os.fsdecode(name)
-    text = re.sub(r"\.gz$", "", text, flags=re.IGNORECASE)
-    text = re.sub(r"\.[^.]{1,4}$", "", text)
-    text = "".join(char if char.isalnum() or char in "._-" else "_" for char in text).lstrip(".-")
-    return text.encode()[:100].decode(errors="ignore") or "file"

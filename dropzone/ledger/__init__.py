@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dropzone.account import AccountFacts
-from dropzone.drop import Claimed, Drop, Entry, Event, State
+from dropzone.drop import Drop, Entry, Event, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,11 +167,14 @@ class Ledger(Reader, Protocol):
         Raises IllegalEvent (nothing is changed) and LedgerError (nothing is changed).
         """
 
+    def commit_all(self, events: Sequence[tuple[str, Event]], *, at: float) -> list[Drop]:
+        """Commit several events at once, each of another drop, in this order; all of them or none. Durable on return.
+
+        Raises as `commit` does.
+        """
+
     def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:
         """Commit what is known of a segment that is to be created; None forgets it. Durable on return."""
-
-    def claim(self, claims: Sequence[tuple[str, Claimed]], *, at: float) -> list[Drop]:
-        """Commit several `Claimed` events at once, in this order. Durable on return."""
 
     def change_account(
         self, account: str, change: Callable[[AccountFacts], AccountFacts], *, order: str = "", by: str = "", at: float

@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any, get_args
 
 from dropzone.drop import Event, Report
 from dropzone.errors import Problem
 
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
+_NAMES: dict[type, tuple[str, ...]] = {
+    kind: tuple(field.name for field in fields(kind)) for kind in (*KINDS.values(), Report, Problem)
+}
 
 
 def encode(event: Event) -> str:
     """`event` as one line of ASCII JSON; bytes go through os.fsdecode and back unharmed."""
-    return json.dumps(asdict(event), default=os.fsdecode, separators=(",", ":"))
+    return _encoder.encode(_plain(event))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: bytes as text, our values as objects. Not `asdict`, which copies all of it first."""
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
+    return {name: getattr(value, name) for name in _NAMES[type(value)]}
+
+
+_encoder = json.JSONEncoder(default=_plain, separators=(",", ":"))
 
 
 def decode(kind: str, body: str) -> Event:
@@ -44,5 +57,5 @@ def _report(values: dict[str, Any]) -> Report:
 
 
 def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)}
+    names = _NAMES[kind]
     return {name: value for name, value in values.items() if name in names}

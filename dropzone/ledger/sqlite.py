@@ -132,13 +132,14 @@ class SQLiteReader:
 
     def __init__(self, state_dir: Path) -> None:
         path = state_dir / FILE_NAME
-        with _translated(path):
+        with _Translated(path):
             if not path.exists():
                 hint = "It is made by the first 'dropzone run'; is `state_dir:` right?"
                 raise LedgerError(f"there is no ledger at {path}", hint)
             self._path = path
             self._lock = threading.RLock()
             self._db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=10)
+            self._reading = _Reading(path, self._db, self._lock)
             self._check_version()
 
     def _check_version(self) -> None:
@@ -147,19 +148,14 @@ class SQLiteReader:
             hint = "Run the version of dropzone that made it, or a newer one"
             raise LedgerError(f"{self._path} was made by a newer dropzone (schema {version})", hint)
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _translated(self._path):
-            yield self._db
-
     @property
     def id(self) -> str:
-        with self._reading() as db:
+        with self._reading as db:
             (value,) = db.execute("SELECT value FROM facts WHERE name = 'id'").fetchone()
             return str(value)
 
     def find_drop(self, id: str) -> Drop | None:
-        with self._reading() as db:
+        with self._reading as db:
             row = db.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone()
         return _drop(row) if row else None
 
@@ -186,7 +182,7 @@ class SQLiteReader:
         if suffix:
             where.append("substr(id, -length(?)) = ?")
             values += [suffix, suffix]
-        with self._reading() as db:
+        with self._reading as db:
             order = "DESC" if newest else "ASC"
             rows = db.execute(f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY seq {order} LIMIT ?", (*values, limit))
             found = [_drop(row) for row in rows]
@@ -194,7 +190,7 @@ class SQLiteReader:
 
     def failed_since(self, at: float, *, folders: Sequence[str]) -> dict[str, int]:
         counts = {}
-        with self._reading() as db:
+        with self._reading as db:
             for folder in folders:  # one by one: so each goes by the index, whatever the length of the ledger
                 row = db.execute(
                     "SELECT count(*) FROM drops WHERE folder = ? AND state = 'failed' AND verdict_at >= ?", (folder, at)
@@ -204,14 +200,14 @@ class SQLiteReader:
         return counts
 
     def find_named(self, folder: str, name: bytes, *, limit: int) -> list[Drop]:
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute(
                 f"{_SELECT} WHERE folder = ? AND name = ? ORDER BY seq DESC LIMIT ?", (folder, name, limit)
             )
             return [_drop(row) for row in rows]
 
     def open_lanes(self) -> list[tuple[str, str]]:
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute(
                 "SELECT lane, id FROM drops WHERE state NOT IN ('done', 'failed') AND (state != 'held' OR blocks) "
                 "ORDER BY seq"
@@ -219,12 +215,12 @@ class SQLiteReader:
             return [(str(lane), str(id)) for lane, id in rows]
 
     def history(self, id: str) -> list[Entry]:
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute("SELECT at, kind, body FROM events WHERE drop_id = ? ORDER BY n", (id,)).fetchall()
         return [Entry(at=at, event=codec.decode(kind, body)) for at, kind, body in rows]
 
     def attempts(self, id: str) -> list[Attempt]:
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute(
                 "SELECT n, started_at, digest, size, outcome, status, why, ended_at FROM attempts "
                 "WHERE drop_id = ? ORDER BY n",
@@ -234,7 +230,7 @@ class SQLiteReader:
         return [Attempt(**dict(zip(names, row, strict=True))) for row in rows]
 
     def segment_facts(self, account: str, segment_id: int, folder: str) -> SegmentFacts | None:
-        with self._reading() as db:
+        with self._reading as db:
             row = db.execute(
                 "SELECT drop_id, rows, at FROM segments WHERE account = ? AND segment_id = ? AND folder = ?",
                 (account, segment_id, folder),
@@ -242,12 +238,12 @@ class SQLiteReader:
         return SegmentFacts(drop_id=row[0], rows=row[1], at=row[2]) if row else None
 
     def accepted_last(self) -> dict[str, SegmentFacts]:
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute("SELECT folder, drop_id, rows, at FROM segments ORDER BY at").fetchall()
         return {folder: SegmentFacts(drop_id=drop_id, rows=count, at=at) for folder, drop_id, count, at in rows}
 
     def account_facts(self, account: str) -> AccountFacts:
-        with self._reading() as db:
+        with self._reading as db:
             row = db.execute(f"SELECT {', '.join(_FACTS)} FROM accounts WHERE name = ?", (account,)).fetchone()
         if row is None:
             return AccountFacts()
@@ -255,12 +251,12 @@ class SQLiteReader:
         return AccountFacts(**{**values, "condition": Condition(values["condition"])})
 
     def paused_folders(self) -> Mapping[str, Pause]:
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute("SELECT folder, by, why, at FROM pauses").fetchall()
         return {folder: Pause(by=by, why=why, at=at) for folder, by, why, at in rows}
 
     def find_accepted(self, account: str, segment_id: int, digest: str) -> list[Drop]:
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute(
                 f"{_SELECT} WHERE state IN ('accepted', 'done') AND guard = '' "
                 "AND account = ? AND segment_id = ? AND digest = ? ORDER BY seq DESC LIMIT 100",
@@ -269,7 +265,7 @@ class SQLiteReader:
             return [_drop(row) for row in rows]
 
     def last_accepted(self, account: str, segment_id: int) -> str | None:
-        with self._reading() as db:
+        with self._reading as db:
             row = db.execute(
                 "SELECT drop_id FROM segments WHERE account = ? AND segment_id = ? ORDER BY at DESC LIMIT 1",
                 (account, segment_id),
@@ -278,7 +274,7 @@ class SQLiteReader:
 
     def taken_since_unknown(self, drop: Drop) -> list[Drop]:
         # By the order in which events were written down, which no clock changes.
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute(
                 f"{_SELECT} WHERE account = ? AND id != ? AND id IN (SELECT drop_id FROM events WHERE n > ("
                 "SELECT max(n) FROM events WHERE drop_id = ? AND kind = 'Attempted' AND n < ("
@@ -288,7 +284,7 @@ class SQLiteReader:
             return [_drop(row) for row in rows]
 
     def claimed_before(self, drop: Drop, *, since: float, limit: int) -> int:
-        with self._reading() as db:
+        with self._reading as db:
             (count,) = db.execute(
                 "SELECT count(*) FROM (SELECT 1 FROM drops WHERE folder = ? AND claimed_at >= ? AND claimed_at <= ? "
                 "AND seq < (SELECT seq FROM drops WHERE id = ?) LIMIT ?)",
@@ -297,7 +293,7 @@ class SQLiteReader:
         return int(count)
 
     def standings(self) -> list[Standing]:
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute(
                 "SELECT folder, state, count(*), sum(size), min(claimed_at), min(due_at) FROM drops "
                 "WHERE state NOT IN ('done', 'failed') GROUP BY folder, state"
@@ -308,12 +304,12 @@ class SQLiteReader:
         ]
 
     def counts(self) -> dict[tuple[str, State], int]:
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute("SELECT folder, state, count(*) FROM drops GROUP BY folder, state").fetchall()
         return {(folder, State(state)): count for folder, state, count in rows}
 
     def segment_notes(self) -> dict[tuple[str, str], SegmentNote]:
-        with self._reading() as db:
+        with self._reading as db:
             rows = db.execute(f"SELECT name, value FROM facts WHERE name GLOB '{_SEGMENT}*'").fetchall()
         notes = {}
         for name, value in rows:
@@ -322,12 +318,12 @@ class SQLiteReader:
         return notes
 
     def latest_at(self) -> float | None:
-        with self._reading() as db:
+        with self._reading as db:
             row = db.execute("SELECT at FROM events ORDER BY n DESC LIMIT 1").fetchone()
         return row[0] if row else None
 
     def find_damage(self) -> str:
-        with self._reading() as db:
+        with self._reading as db:
             (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
         return "" if found == "ok" else str(found)
 
@@ -361,10 +357,11 @@ class SQLiteLedger(SQLiteReader):
         self._path = state_dir / FILE_NAME
         self._lock = threading.RLock()
         self._waiting: deque[_Wanted] = deque()
-        with _translated(self._path):
+        with _Translated(self._path):
             self._is_new = not self._path.exists()
             # autocommit: every BEGIN is written out below
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
+            self._reading = _Reading(self._path, self._db, self._lock)
             os.chmod(self._path, 0o640)  # it names files and partners
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
@@ -385,7 +382,7 @@ class SQLiteLedger(SQLiteReader):
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[sqlite3.Connection]:
-        with self._lock, _translated(self._path):
+        with self._lock, _Translated(self._path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -408,8 +405,8 @@ class SQLiteLedger(SQLiteReader):
             else:
                 db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(asdict(note))))
 
-    def claim(self, claims: Sequence[tuple[str, Claimed]], *, at: float) -> list[Drop]:
-        return self._commit(_Wanted(events=claims, at=at))
+    def commit_all(self, events: Sequence[tuple[str, Event]], *, at: float) -> list[Drop]:
+        return self._commit(_Wanted(events=events, at=at))
 
     def _commit(self, mine: _Wanted) -> list[Drop]:
         self._waiting.append(mine)
@@ -535,18 +532,49 @@ def _drop(row: Sequence[object]) -> Drop:
     return Drop(**values)  # type: ignore[arg-type]
 
 
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        hint = (
-            "Is the disk full, or the state folder not writable for this user? It goes on by itself once that is mended"
-        )
-        raise LedgerError(f"cannot use the ledger {path}: {error}", hint) from error
-    except sqlite3.DatabaseError as error:
-        raise LedgerError(f"the ledger {path} is damaged: {error}", _DAMAGED) from error
-    except UnicodeError as error:  # a half of a character, which no file of text can hold
-        raise LedgerError("a text cannot be written down", "Use plain characters") from error
-    except OSError as error:
-        raise LedgerError(f"cannot use the ledger {path}: {error.strerror}") from error
+class _Translated:
+    """Raises what SQLite raises inside as a LedgerError with its mend. No generator: each question enters it."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        match error:
+            case sqlite3.OperationalError():
+                hint = (
+                    "Is the disk full, or the state folder not writable for this user? "
+                    "It goes on by itself once that is mended"
+                )
+                raise LedgerError(f"cannot use the ledger {self._path}: {error}", hint) from error
+            case sqlite3.DatabaseError():
+                raise LedgerError(f"the ledger {self._path} is damaged: {error}", _DAMAGED) from error
+            case UnicodeError():  # a half of a character, which no file of text can hold
+                raise LedgerError("a text cannot be written down", "Use plain characters") from error
+            case OSError():
+                raise LedgerError(f"cannot use the ledger {self._path}: {error.strerror}") from error
+            case _:
+                pass
+
+
+class _Reading(_Translated):
+    """The connection, for one thread at a time; a thread that has it may enter again."""
+
+    __slots__ = ("_db", "_lock")
+
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: threading.RLock) -> None:
+        super().__init__(path)
+        self._db = db
+        self._lock = lock
+
+    def __enter__(self) -> sqlite3.Connection:  # type: ignore[override]
+        self._lock.acquire()
+        return self._db
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._lock.release()
+        super().__exit__(kind, error, trace)

@@ -1,0 +1,48 @@
+"""Where a drop's files lie and how they are called: a function of its row, so that it is the same after any crash.
+
+Paths are plain strings in here: each drop asks for a dozen, and making a `Path` costs more than many a system call.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+
+from dropzone.drop import Drop
+
+ORIGINAL, ORIGIN, MARKER, PREPARED, REJECTS, LOG, CHECKS = (
+    "original", "origin", "marker", "prepared.csv", "rejects.csv", "log", "checks",
+)  # fmt: skip
+OURS = frozenset({ORIGIN, MARKER, PREPARED, REJECTS, LOG, CHECKS})  # what we made in work/ID, and may remove
+
+
+def work_of(drop: Drop) -> str:
+    """The directory of the drop's own in work/."""
+    return f"{drop.base}/work/{drop.id}"
+
+
+def path_in(drop: Drop, verdict: str) -> str:
+    """Where the drop is filed, relative to its base; also when a filing was cut off at midnight and goes on."""
+    assert drop.verdict_at is not None
+    date = datetime.fromtimestamp(drop.verdict_at, UTC).date().isoformat()
+    return f"{verdict}/{drop.folder}/{date}/{_stem(drop.name)}.{drop.id}{extension(drop.name)}"
+
+
+def without_extension(name: str) -> str:
+    """The name of a filed CSV as its log and its rejects have it in front."""
+    return name.removesuffix(".gz").removesuffix(".csv")
+
+
+def extension(name: bytes) -> str:
+    """``.csv.gz`` for compressed files, else ``.csv``."""
+    return ".csv.gz" if name.lower().endswith(b".gz") else ".csv"
+
+
+def _stem(name: bytes) -> str:
+    """A harmless stem from the partner's name: letters, digits, ``._-`` and at most 100 bytes of them."""
+    text = os.fsdecode(name)
+    text = re.sub(r"\.gz$", "", text, flags=re.IGNORECASE)
+    text = re.sub(r"\.[^.]{1,4}$", "", text)
+    text = "".join(char if char.isalnum() or char in "._-" else "_" for char in text).lstrip(".-")
+    return text.encode()[:100].decode(errors="ignore") or "file"
