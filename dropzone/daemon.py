@@ -9,6 +9,7 @@ open: `gates`) is rebuilt from it at every start.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import math
 import os
@@ -44,6 +45,7 @@ KEEP_S = 86_400.0  # how often what is kept no longer is deleted
 ROUND_S = 60.0  # how often it looks for what waits too long, takes long, or ends soon
 FILED = 50  # drops that are filed together; more would make the first of them wait, and take too many descriptors
 POOL = 96  # threads at most, of all accounts together; they are made when first needed
+_PR_SET_NAME = 15  # of prctl(2)
 _AT_REST = (State.HELD, State.DONE, State.FAILED)
 
 
@@ -55,6 +57,15 @@ class _Turn(TypedDict):
 
 
 _BEHIND: _Turn = {"due": 0.0, "free": False}  # when a drop behind the head is looked at, is said when it is the head
+
+
+def _pool(size: int, name: str) -> ThreadPoolExecutor:
+    """Threads that are called so also where an administrator sees them: in `top -H`, `ps -L` and /proc."""
+
+    def say_name() -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+    return ThreadPoolExecutor(size, thread_name_prefix=name, initializer=say_name)
 
 
 class LockedError(DropzoneError):
@@ -138,7 +149,8 @@ class Daemon:
         self._bases: set[Path] = set()
         self._lanes = Lanes()
         self._filing = Lanes()  # what has its verdict: each in a lane of its own, for nobody need wait for it
-        self._pool = ThreadPoolExecutor(POOL, thread_name_prefix="lane")
+        self._pool = _pool(POOL, "lane")
+        self._filer = _pool(1, "filing")
         self._running: set[Future[Any]] = set()
         self._is_filing = False
         # Everything that should wake the loop comes through here: events, ends of drops, signals. SimpleQueue because
@@ -389,6 +401,7 @@ class Daemon:
                 break
             self._answer_calls(wait_s)
         self._pool.shutdown()
+        self._filer.shutdown()
         if self._keeping:
             self._keeping.join()  # it looks for the stop between two drops
 
@@ -501,7 +514,7 @@ class Daemon:
             ids.append(taken[2])
         if ids:
             self._is_filing = True
-            future = self._pool.submit(self._pipeline.file, ids)
+            future = self._filer.submit(self._pipeline.file, ids)
             self._running.add(future)
             future.add_done_callback(lambda _: self.call(partial(self._filed, ids, future)))
 

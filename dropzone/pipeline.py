@@ -57,6 +57,9 @@ DISTURBED_S = 5.0  # a client still writes: look again after
 ACCOUNT_S = 60.0  # the key cannot be read, say: a person has to mend it; try again after
 REFILE_S = 30.0  # a verdict that could not be filed: try again after
 FAULTS = 5  # unexpected errors in a row until a person has to look
+# Bytes. Below that a file is read in a millisecond or two, and threads that compute at the same time only fight over
+# the interpreter lock: one after the other they take half of the switches and are through earlier (measured).
+SMALL = 1 << 20
 _UNFINISHED_CHECKS = 2  # a file that took us down twice is not read a third time
 
 
@@ -75,6 +78,7 @@ class Segments(Protocol):
 
 
 Sink = Callable[[Drop, Event], None]
+Delivered = tuple[State | None, float | None]  # the drop's state (None: there is no such drop), when to look again
 _Found = TypeVar("_Found")
 
 
@@ -92,7 +96,7 @@ class Pipeline:
     `gates` say whether an account takes drops now; `board` is told how far a check or an upload has come. `stopping`
     tells whether to start nothing new; `wait` sleeps that many seconds or until the stop; `sinks` hear of every
     committed event and can change nothing; `fault` hears of unexpected errors, for the traceback. At most `checks`
-    files are read at the same time.
+    files are read at the same time, and one small one beside them.
     """
 
     def __init__(
@@ -120,7 +124,8 @@ class Pipeline:
         self._fault = fault
         self._gates = gates
         self._board = board
-        self._reading = threading.BoundedSemaphore(checks)
+        self._large = threading.BoundedSemaphore(checks)
+        self._small = threading.Lock()
         self._announcing = threading.Lock()
         self._cancelled: set[str] = set()
         self.sink_failures = 0
@@ -136,7 +141,7 @@ class Pipeline:
         # A verdict is filed even on the way out: the file should lie where its partner looks for it.
         return self.file([id])[id] if state in DECIDED else due_at
 
-    def deliver(self, id: str, *, probe: bool = False) -> tuple[State | None, float | None]:
+    def deliver(self, id: str, *, probe: bool = False) -> Delivered:
         """The same, but no further than to a verdict, for those who `file` several together; its state as well."""
         drop = self._ledger.find_drop(id)
         if drop is None:
@@ -237,7 +242,7 @@ class Pipeline:
             return policy.held(folder, "poison", why)
         # If we die here: the note stays, and the next start counts it.
         try:
-            with self._reading, self._folders.bench(drop) as bench:
+            with self._folders.bench(drop) as bench, self._small if drop.size < SMALL else self._large:
                 disturbed = bench.disturbed()  # asked first: an upload of hours must not be read whole each time
                 report = Report() if disturbed else self._check(drop, folder, bench)
                 misfit = "" if disturbed or drop.cleared else bench.misfit(folder.marker)

@@ -112,6 +112,7 @@ class Kit:
 
     def close(self) -> None:
         self.daemon._pool.shutdown()
+        self.daemon._filer.shutdown()
         for client in self._clients.values():
             client.close()
         self.ledger.close()

@@ -564,7 +564,7 @@ def test_an_order_cuts_a_check_short(start: Start, sandbox: Sandbox) -> None:
 
     with contextlib.ExitStack() as busy:
         for _ in range(kit.scene.config.concurrency):  # others are being checked, so this one waits for its turn
-            busy.enter_context(kit.daemon._pipeline._reading)
+            busy.enter_context(kit.daemon._pipeline._large)
         kit.scene.clock.move(2.0)
         while not kit.daemon._running:  # its sync may be done aside
             kit.daemon.tick()

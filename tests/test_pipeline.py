@@ -609,10 +609,9 @@ def test_a_sink_that_breaks_unexpectedly_cannot_undo_what_was_committed(scene: S
     with scene.turn() as turn:
         drop = claimed(turn)
         pipeline = pipeline_of(turn, sinks=[sink])
-        assert pipeline.run(drop.id) == scene.clock.wall + REFILE_S
-        assert now(turn, drop).state is State.ACCEPTED
         assert pipeline.run(drop.id) is None
         assert now(turn, drop).state is State.DONE
+        assert len(turn.faults) == 0
     assert len(sandbox.imports) == 1
 
 
@@ -850,7 +849,7 @@ def test_what_is_under_way_at_the_stop_ends_and_is_filed(scene: Scene, sandbox: 
     with scene.turn() as turn:
         drop = claimed(turn)
         pipeline = pipeline_of(turn, stopping=lambda: len(sandbox.imports) > 0)
-        assert pipeline.run(drop.id) is not None
+        assert pipeline.run(drop.id) is None
         assert now(turn, drop).state is State.DONE
         assert_kept(scene, [now(turn, drop)])
 

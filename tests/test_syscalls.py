@@ -1,8 +1,9 @@
 """A kill at every system call of one drop's life, of the installed command, with four kinds of servers.
 
 A file comes into the inbox of a daemon that watches, and `strace` ends the daemon with a SIGKILL on the way into the
-k-th system call of the thread that takes files over, or of the one that checks, sends and files them: nothing that a
-program does to the world is between two of these. Then it runs again undisturbed, and the books are compared.
+k-th system call of the thread that takes files over, of the one that checks and sends them, or of the one that files
+them: nothing that a program does to the world is between two of these. Then it runs again undisturbed, and the books
+are compared.
 
 `make test` takes a sample of the calls that change something outside of the program, spread over the whole life;
 `make soak` takes every call.
@@ -30,7 +31,7 @@ from scene import KEY, Scene, assert_logs, make_scene
 from server import Server
 from soak import FACTOR, times
 
-SAMPLE = times(7, soak=300)  # calls of each thread with each server
+SAMPLE = times(5, soak=300)  # calls of each thread with each server
 PER_SCENE = 25  # lives in the same folders: the books get longer with each
 # Calls that change something outside of the program, or bring the answer; of opening, only what makes a file.
 EFFECTS = (
@@ -54,7 +55,7 @@ SERVERS: dict[str, tuple[dict[str, object], ...]] = {
     "lost answer": ({"kind": "lost_answer"},),
     "503": ({"kind": "status", "status": 503},),
 }
-THREADS = ("intake", "lane")
+THREADS = ("intake", "lane", "filing")
 _ENDS = ("Filed", "Withheld")
 
 
@@ -110,13 +111,13 @@ class House:
             self.ears.hear_out()
 
     def _find(self, thread: str, life: Life) -> int:
-        """Its id. The lane's begins with the first drop: one that is never sent, so that nothing is connected."""
+        """Its id. The others begin with the first drop: one that is never sent, so that nothing is connected."""
         if thread == "intake":
             return life.pid
-        before = tasks(life)
         self.upload("no address")
         assert self.ears.listen(lambda line: line.get("event_kind") == "Filed")
-        return min(tasks(life) - before)
+        (found,) = (task for task in Path(f"/proc/{life.pid}/task").iterdir() if named(task) == thread)
+        return int(found.name)
 
     def _await_end(self, life: Life) -> None:
         patience = time.monotonic() + 30
@@ -132,8 +133,11 @@ class House:
         assert_promise(self.scene, read_books(self.scene, self._server), self.uploaded)
 
 
-def tasks(life: Life) -> set[int]:
-    return {int(task.name) for task in Path(f"/proc/{life.pid}/task").iterdir()}
+def named(task: Path) -> str:
+    try:
+        return (task / "comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return ""
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import ctypes
 import errno
 import os
 import sys
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -38,7 +38,6 @@ _LOCAL_FILE_SYSTEMS = frozenset(
 )
 
 AT_A_TIME = 8  # syncs; with more the disk was no faster (measured)
-ONE_BY_ONE = 4  # below so many a thread's start takes longer than waiting for one after the other
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _RENAME_NOREPLACE = 1
@@ -120,22 +119,33 @@ def opened_file(name: str, flags: int, directory: int, mode: str = "rb") -> Bina
 
 def sync_all(fds: Sequence[int]) -> list[OSError | None]:
     """Make each durable; returns what went wrong with each, or None. A disk makes one flush of all that wait for it."""
-    # Threads pay only for many. Two directories of one move take as long as one of them: the first brings the file
-    # system's journal to disk, and with it the other.
-    if len(fds) < ONE_BY_ONE:
+    if len(fds) < 2:
         return [_sync(fd) for fd in fds]
+    shares = min(len(fds), AT_A_TIME)  # a call for each descriptor would cost more than the sync itself
+
+    def sync_share(first: int) -> list[OSError | None]:
+        return [_sync(fd) for fd in fds[first::shares]]
+
+    others = [_crew.submit(sync_share, first) for first in range(1, shares)]
     found: list[OSError | None] = [None] * len(fds)
-
-    def sync_every(start: int) -> None:
-        for number in range(start, len(fds), AT_A_TIME):
-            found[number] = _sync(fds[number])
-
-    threads = [threading.Thread(target=sync_every, args=(start,)) for start in range(min(len(fds), AT_A_TIME))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found[::shares] = sync_share(0)
+    for first, other in enumerate(others, 1):
+        found[first::shares] = other.result()
     return found
+
+
+def _new_crew() -> ThreadPoolExecutor:
+    """Who syncs beside us; made anew for a child of ours, in which none of our threads lives on."""
+    return ThreadPoolExecutor(2 * AT_A_TIME, thread_name_prefix="sync")
+
+
+def _renew_crew() -> None:
+    global _crew  # noqa: PLW0603 - the child's own
+    _crew = _new_crew()
+
+
+_crew = _new_crew()  # its threads stay, once they were needed: to start one takes longer than many a sync
+os.register_at_fork(after_in_child=_renew_crew)
 
 
 def _sync(fd: int) -> OSError | None:
