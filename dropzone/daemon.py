@@ -8,18 +8,13 @@ open: `gates`) is rebuilt from it at every start.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
 import math
 import os
 import queue
 import signal
-import socket
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +32,7 @@ from dropzone.lanes import Lanes
 from dropzone.ledger import Ledger, Pause
 from dropzone.pipeline import Pipeline
 from dropzone.policy import settings_of
+from dropzone.service import named_pool, notify
 
 ENVIRONMENT_S = 60.0  # how soon to try again when the machine is at fault
 LONGEST_SLEEP_S = 60.0  # a lost wake-up costs at most this
@@ -45,7 +41,6 @@ KEEP_S = 86_400.0  # how often what is kept no longer is deleted
 ROUND_S = 60.0  # how often it looks for what waits too long, takes long, or ends soon
 FILED = 50  # drops that are filed together; more would make the first of them wait, and take too many descriptors
 POOL = 96  # threads at most, of all accounts together; they are made when first needed
-_PR_SET_NAME = 15  # of prctl(2)
 _AT_REST = (State.HELD, State.DONE, State.FAILED)
 
 
@@ -57,51 +52,6 @@ class _Turn(TypedDict):
 
 
 _BEHIND: _Turn = {"due": 0.0, "free": False}  # when a drop behind the head is looked at, is said when it is the head
-
-
-def _pool(size: int, name: str) -> ThreadPoolExecutor:
-    """Threads that are called so also where an administrator sees them: in `top -H`, `ps -L` and /proc."""
-
-    def say_name() -> None:
-        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
-
-    return ThreadPoolExecutor(size, thread_name_prefix=name, initializer=say_name)
-
-
-class LockedError(DropzoneError):
-    """Another dropzone has this state folder."""
-
-
-@contextlib.contextmanager
-def state_lock(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder for this process alone. Raises LockedError; the kernel frees it however we end."""
-    try:
-        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        hint = "Make the state folder with 'dropzone init'" if missing else "Run it as the user that it belongs to"
-        raise FolderError("open", str(state_dir / "lock"), error, hint) from error
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            hint = "Only one may run: see 'systemctl status dropzone' or 'ps'"
-            raise LockedError(f"another dropzone runs on {state_dir}", hint) from error
-        yield
-    finally:
-        os.close(fd)
-
-
-def notify(**facts: str) -> None:
-    """Tell systemd (READY=1, STATUS=…, STOPPING=1; see sd_notify(3)). Nothing happens without systemd."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):  # an abstract socket
-        address = "\0" + address[1:]
-    text = "\n".join(f"{name}={value}" for name, value in facts.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out, contextlib.suppress(OSError):
-        out.sendto(text.encode(), address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +99,8 @@ class Daemon:
         self._bases: set[Path] = set()
         self._lanes = Lanes()
         self._filing = Lanes()  # what has its verdict: each in a lane of its own, for nobody need wait for it
-        self._pool = _pool(POOL, "lane")
-        self._filer = _pool(1, "filing")
+        self._pool = named_pool(POOL, "lane")
+        self._filer = named_pool(1, "filing")
         self._running: set[Future[Any]] = set()
         self._is_filing = False
         # Everything that should wake the loop comes through here: events, ends of drops, signals. SimpleQueue because
@@ -603,8 +553,3 @@ def obey_signals(daemon: Daemon, reload: Callable[[], None], voice: Voice) -> No
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGHUP, hang_up)
-
-
-def reloading() -> None:
-    """Tell systemd that a reload begins (Type=notify-reload needs the time of it)."""
-    notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))

@@ -255,9 +255,9 @@ def _note_segment(config: Config, account: str, name: str, note: SegmentNote | N
 @contextlib.contextmanager
 def _own_ledger(state_dir: Path) -> Iterator[SQLiteLedger]:
     """The ledger for writing, where no daemon has it; what it makes is the daemon's user's, also by root's hand."""
-    from dropzone.daemon import state_lock
     from dropzone.ledger.sqlite import SQLiteLedger
     from dropzone.operate.acting import acting_as, daemon_user
+    from dropzone.service import state_lock
 
     with (
         acting_as(daemon_user(state_dir)),
@@ -332,13 +332,14 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
     from dropzone.alarms import Alarms
     from dropzone.answering import Answering
     from dropzone.control import Control
-    from dropzone.daemon import Daemon, notify, obey_signals, reloading, state_lock
+    from dropzone.daemon import Daemon, obey_signals
     from dropzone.folders import Folders
     from dropzone.gates import Gates
     from dropzone.intake import Intake
     from dropzone.ledger.sqlite import SQLiteLedger
     from dropzone.pipeline import Pipeline
     from dropzone.progress import Board
+    from dropzone.service import notify, reloading, state_lock
     from dropzone.watch import Watch
 
     if not config.root.is_dir():

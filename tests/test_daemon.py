@@ -21,21 +21,13 @@ from scene import KEY, Scene, Step, assert_kept, make_scene
 from dropzone import config as configuration
 from dropzone import operate
 from dropzone.config import Config
-from dropzone.daemon import (
-    ENVIRONMENT_S,
-    LONGEST_SLEEP_S,
-    Left,
-    LockedError,
-    notify,
-    obey_signals,
-    reloading,
-    state_lock,
-)
+from dropzone.daemon import ENVIRONMENT_S, LONGEST_SLEEP_S, Left, obey_signals
 from dropzone.drop import Attempted, Drop, Report, State, make_id
 from dropzone.errors import FolderError, OperatorError
 from dropzone.folders import Folders, Wanted
 from dropzone.readiness import Seen
 from dropzone.sandbox import Sandbox
+from dropzone.service import LockedError, notify, reloading, state_lock
 from dropzone.telemetry import Journal
 from dropzone.wiring import lay_out
 

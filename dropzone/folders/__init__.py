@@ -97,7 +97,7 @@ class Bench:
 
     source: BinaryIO
     prepared: Digesting
-    rejects: BinaryIO
+    rejects: Rejects
     before: Look
     scratch: str  # where temporary files may lie: beside the file, not in a /tmp that may be memory
     marker: bytes | None = None  # the text of the marker that was claimed with the file
@@ -141,6 +141,25 @@ class Digesting:
     @property
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+
+class Rejects:
+    """Where bad rows go. The file is made with the first of them: most files have none, and making one is not free."""
+
+    def __init__(self, directory: int) -> None:
+        self._directory = directory
+        self.file: BinaryIO | None = None
+        with contextlib.suppress(FileNotFoundError):  # of an earlier check
+            os.unlink(REJECTS, dir_fd=directory)
+
+    def write(self, piece: bytes) -> int:
+        if self.file is None:
+            self.file = opened_file(REJECTS, CREATE, self._directory, "wb")
+        return self.file.write(piece)
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
 
 
 class Folders:
@@ -360,7 +379,7 @@ class Folders:
             opened_path(work_of(drop)) as directory,
             opened_file(ORIGINAL, OPEN_FILE, directory) as source,
             opened_file(PREPARED, CREATE, directory, "wb") as prepared,
-            opened_file(REJECTS, CREATE, directory, "wb") as rejects,
+            contextlib.closing(Rejects(directory)) as rejects,
         ):
             before = Look.of(os.fstat(source.fileno()))
             marker = read_marker(directory, MARKER.encode()) if look_at(directory, MARKER.encode()) else None
@@ -369,10 +388,10 @@ class Folders:
             self._step("prepare: sync prepared copy")
             prepared.flush()
             os.fsync(prepared.fileno())
-            rejects.flush()
-            if rejects.tell():
+            if rejects.file is not None:
                 self._step("prepare: sync rejects")
-                os.fsync(rejects.fileno())
+                rejects.file.flush()
+                os.fsync(rejects.file.fileno())
 
     def begin_check(self, drop: Drop) -> int:
         """Note on disk that a check starts; returns how many earlier ones were started and never ended.

@@ -1,0 +1,66 @@
+"""What the system sees of us: the lock on the state folder, the word to the service manager, the names of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from dropzone.errors import DropzoneError, FolderError
+
+
+class LockedError(DropzoneError):
+    """Another dropzone has this state folder."""
+
+
+@contextlib.contextmanager
+def state_lock(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder for this process alone. Raises LockedError; the kernel frees it however we end."""
+    try:
+        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        hint = "Make the state folder with 'dropzone init'" if missing else "Run it as the user that it belongs to"
+        raise FolderError("open", str(state_dir / "lock"), error, hint) from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            hint = "Only one may run: see 'systemctl status dropzone' or 'ps'"
+            raise LockedError(f"another dropzone runs on {state_dir}", hint) from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def notify(**facts: str) -> None:
+    """Tell systemd (READY=1, STATUS=…, STOPPING=1; see sd_notify(3)). Nothing happens without systemd."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):  # an abstract socket
+        address = "\0" + address[1:]
+    text = "\n".join(f"{name}={value}" for name, value in facts.items())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out, contextlib.suppress(OSError):
+        out.sendto(text.encode(), address)
+
+
+def reloading() -> None:
+    """Tell systemd that a reload begins (Type=notify-reload needs the time of it)."""
+    notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+
+
+def named_pool(size: int, name: str) -> ThreadPoolExecutor:
+    """Threads that are called so also where an administrator looks: in `top -H`, `ps -L` and /proc."""
+
+    def say_name() -> None:
+        with contextlib.suppress(OSError):  # no /proc: then they are not seen there either
+            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
+
+    return ThreadPoolExecutor(size, thread_name_prefix=name, initializer=say_name)
