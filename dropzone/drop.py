@@ -211,6 +211,9 @@ class Attempted:
     size: int  # bytes of the prepared copy
     report: Report
     repeats: int = 0  # the latest attempt that may have been taken already; 0: there is none
+    mtime_ns: int = (
+        0  # of the original when it was read, to tell later whether somebody wrote to it since; 0: not known
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,9 +288,13 @@ class Discarded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filed:
-    """The log and the file lie in done/ or failed/, at `path` relative to the drop's base."""
+    """The log and the file lie in done/ or failed/, at `path` relative to the drop's base.
+
+    `changed` says that the file is not what was sent any more, because a client wrote to it after it was read.
+    """
 
     path: str
+    changed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

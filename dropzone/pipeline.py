@@ -52,6 +52,7 @@ from dropzone.folders.filing import Verdict
 from dropzone.gates import Gates
 from dropzone.ledger import Ledger
 from dropzone.progress import Board
+from dropzone.readiness import Look
 
 DISTURBED_S = 5.0  # a client still writes: look again after
 ACCOUNT_S = 60.0  # the key cannot be read, say: a person has to mend it; try again after
@@ -84,10 +85,11 @@ _Found = TypeVar("_Found")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fit:
-    """A file that may be sent: what its check found, and the digest of its prepared copy."""
+    """A file that may be sent: what its check found, the digest of its prepared copy, and what it looked like."""
 
     report: Report
     digest: str
+    look: Look
 
 
 class Pipeline:
@@ -257,7 +259,9 @@ class Pipeline:
             return policy.held(folder, report.guard, report.refused, report=report)
         if withheld := policy.guard(drop, folder, report, self._past(drop, folder)):
             return withheld
-        return CheckFailed(report=report) if report.refused else _Fit(report=report, digest=bench.prepared.digest)
+        if report.refused:
+            return CheckFailed(report=report)
+        return _Fit(report=report, digest=bench.prepared.digest, look=bench.before)
 
     def _check(self, drop: Drop, folder: Folder, bench: Bench) -> Report:
         tell = self._board.begin(drop.id, "check", drop.size)
@@ -378,12 +382,16 @@ class Pipeline:
             with self._announcing if repeat or folder.departs else nullcontext():
                 if forbidden := self._forbids(drop, folder, history, repeat=repeat):
                     return self._commit(drop, forbidden)
+                if self._folders.look_at_original(drop) != fit.look:
+                    why = "the file changed after it was read"
+                    return self._commit(drop, Postponed(due_at=self._now() + DISTURBED_S, why=why))
                 attempted = Attempted(
                     n=drop.tries + 1,
                     digest=fit.digest,
                     size=size,
                     report=fit.report,
                     repeats=policy.last_unknown(history),
+                    mtime_ns=fit.look.mtime_ns,
                 )
                 drop = self._commit(drop, attempted)
             # If we die from here on until the answer is committed, the row says `sending`: unknown at the next start.
@@ -451,6 +459,7 @@ class Pipeline:
 
     def _move_all(self, drops: Sequence[Drop]) -> list[str]:
         paths: dict[str, str | FolderError] = {}
+        changed: dict[str, str] = {}
         verdicts = []
         for drop in drops:
             if self._folders.where_is(drop) is None:
@@ -459,11 +468,15 @@ class Pipeline:
                 continue
             self._folders.bring_back(drop)  # tried again, and given up or superseded before its turn came
             # If we die before the row: the same log and the same path come out again, and what is in place stays.
-            log = receipt.render_log(drop, self._ledger.history(drop.id))
+            history = self._ledger.history(drop.id)
+            changed[drop.id] = self._changed_since(drop, history)
+            log = receipt.render_log(drop, history, changed=changed[drop.id])
             verdicts.append(Verdict(drop=drop, place="done" if drop.state is State.ACCEPTED else "failed", log=log))
         for verdict, path in zip(verdicts, self._folders.file_all(verdicts), strict=True):
             paths[verdict.drop.id] = path
-        events = [(id, Filed(path=path)) for id, path in paths.items() if isinstance(path, str)]
+        events = [
+            (id, Filed(path=path, changed=changed.get(id, ""))) for id, path in paths.items() if isinstance(path, str)
+        ]
         filed = self._ledger.commit_all(events, at=self._now()) if events else []
         for drop, (_, event) in zip(filed, events, strict=True):
             self.announce(drop, event)
@@ -473,6 +486,21 @@ class Pipeline:
                 raise fault
             self._fault(drop, fault)
         return [drop.id for drop, _ in faults]
+
+    def _changed_since(self, drop: Drop, history: Sequence[Entry]) -> str:
+        """That the original is not the one any more that was sent, in words; empty where it is.
+
+        A client keeps its descriptor through all our renames, and where no lease tells of it nothing else can.
+        """
+        sent = next((e.event for e in reversed(history) if isinstance(e.event, Attempted | CheckFailed)), None)
+        look = self._folders.look_at_original(drop)
+        if not isinstance(sent, Attempted) or not sent.mtime_ns or look is None:
+            return ""
+        read = sent.report.bytes_read
+        if (look.size, look.mtime_ns) == (read, sent.mtime_ns):
+            return ""
+        what = f"had {read:,} bytes and has {look.size:,} now" if look.size != read else "has another time of change"
+        return f"a client wrote to the file after it was read and sent: it {what}. What came later was not sent"
 
     # -------------------------------------------------------------------------------------------------- commit
 

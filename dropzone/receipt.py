@@ -55,9 +55,11 @@ _VERDICTS = {
 HAPPENED = "What happened (UTC)"
 
 
-def render_log(drop: Drop, history: Sequence[Entry]) -> str:
-    """The log of `drop` as text with a final newline."""
+def render_log(drop: Drop, history: Sequence[Entry], *, changed: str = "") -> str:
+    """The log of `drop` as text with a final newline. `changed`: see `Filed`, which comes after the log."""
     parts = [head(drop)]
+    if changed:
+        parts.append([f"ATTENTION: {changed}.", "If the rest is wanted, upload the whole file again."])
     for title, lines in sections(drop, history):
         parts.append([*([title] if title else []), *(f"  {line}" for line in lines)])
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
@@ -224,10 +226,10 @@ def _tell(event: Event) -> str:
             return f"not sent: the same content was accepted for this segment as {first}, {stamp(first_at)}"
         case Discarded(by=by, why=why):
             return f"given up by {by}: {why}"
-        case Filed(path=path):
-            return (
-                f"filed as {printable(path)}" if path else "its file is gone from work/, so there was nothing to file"
-            )
+        case Filed(path=path, changed=changed):
+            if not path:
+                return "its file is gone from work/, so there was nothing to file"
+            return f"filed as {printable(path)}" + (f"; {changed}" if changed else "")
         case Expired(days=days):
             return f"its files were deleted, as the folder keeps them for {days} days; of its history this is left"
         case Retried(by=by, why=why, settings=settings, segment_id=segment_id):

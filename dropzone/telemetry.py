@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import structlog
 
 from dropzone import receipt
-from dropzone.drop import CheckFailed, Deferred, Drop, Event, Lost, Postponed, Refused, Withheld
+from dropzone.drop import CheckFailed, Deferred, Drop, Event, Filed, Lost, Postponed, Refused, Withheld
 from dropzone.errors import printable
 
 _WARNINGS = (Postponed, CheckFailed, Withheld, Refused, Deferred, Lost)
@@ -47,7 +47,7 @@ class Journal:
     def event(self, drop: Drop, event: Event) -> None:
         """The sink for committed events."""
         self._write(
-            "warning" if isinstance(event, _WARNINGS) else "info",
+            "warning" if isinstance(event, _WARNINGS) or (isinstance(event, Filed) and event.changed) else "info",
             receipt.tell(event),
             event_kind=type(event).__name__,
             drop=drop.id,

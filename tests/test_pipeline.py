@@ -9,12 +9,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from scene import KEY, Scene, Turn, assert_kept, make_scene
 
 from dropzone import config as configuration
+from dropzone import receipt
 from dropzone.account import Condition
 from dropzone.drop import (
     Accepted,
@@ -22,6 +24,7 @@ from dropzone.drop import (
     Drop,
     Entry,
     Event,
+    Filed,
     Postponed,
     Released,
     Retried,
@@ -31,6 +34,7 @@ from dropzone.errors import DropzoneError, FolderError, LedgerError
 from dropzone.optipub import OptiPub
 from dropzone.pipeline import DISTURBED_S, FAULTS, REFILE_S, Pipeline, Sink
 from dropzone.policy import settings_of
+from dropzone.receipt import tell
 from dropzone.sandbox import Sandbox
 
 ROWS = b"email,varr_a\nann@example.com,Ann\nbob@example.com,Bob\n"
@@ -863,3 +867,113 @@ def test_the_history_of_a_drop_is_what_the_sinks_heard(scene: Scene) -> None:
         assert [row.state for row, _ in turn.events] == [State.SENDING, State.ACCEPTED, State.DONE]
         assert turn.events[-1][0] == drop
         assert settings_of(drop) == scene.config.folders["acme"]
+
+
+def writing_at(scene: Scene, step: str, *, times: int = 1) -> Callable[[str], None]:
+    """A client that kept its descriptor through the claim writes one more row right before the step."""
+    left = times
+
+    def write(name: str) -> None:
+        nonlocal left
+        if name == step and left:
+            left -= 1
+            (original,) = (scene.config.root / "work").glob("*/original")
+            with original.open("ab") as late:
+                late.write(b"cy@example.com,Cy\n")
+
+    return write
+
+
+def test_a_file_that_changes_between_its_check_and_its_attempt_is_read_again(scene: Scene, sandbox: Sandbox) -> None:
+    """No lease tells of the writer here: what is sent is what lies there when the attempt is announced."""
+    with scene.turn(writing_at(scene, "prepare: sync prepared copy")) as turn:
+        drop = claimed(turn)
+        assert turn.pipeline.run(drop.id) == scene.clock.wall + DISTURBED_S
+        assert kinds(turn, drop) == ["Claimed", "Postponed"]
+        assert now(turn, drop).reason == "the file changed after it was read"
+        turn.send()
+        assert now(turn, drop).state is State.DONE
+        assert "ATTENTION" not in log_of(turn, drop)
+    assert [each.rows for each in sandbox.imports] == [3]
+
+
+def test_a_file_that_changes_after_it_was_sent_says_so(scene: Scene, sandbox: Sandbox) -> None:
+    """It is filed as it is, and its log, its history and the journal say that what came later was not sent."""
+    with scene.turn(writing_at(scene, "send: answer read")) as turn:
+        drop = run(turn, claimed(turn))
+        assert drop.state is State.DONE
+        event = events(turn, drop)[-1]
+        assert isinstance(event, Filed)
+        assert "it had 53 bytes and has 71 now" in event.changed
+        assert f"ATTENTION: {event.changed}." in log_of(turn, drop)
+        assert event.changed in tell(event)
+        assert filed(turn, drop).read_bytes().endswith(b"cy@example.com,Cy\n")
+    assert [each.rows for each in sandbox.imports] == [2]
+
+
+def test_a_file_that_was_only_touched_after_it_was_sent_says_that(scene: Scene) -> None:
+    """The same size and another time may be other content."""
+    with scene.turn() as turn:
+        drop = claimed(turn)
+        turn.pipeline.deliver(drop.id)
+        os.utime(Path(drop.base) / "work" / drop.id / "original", (1, 1))
+        assert turn.pipeline.file([drop.id]) == {drop.id: None}
+        assert "another time of change" in log_of(turn, drop)
+
+
+def test_several_verdicts_are_filed_together_and_one_at_fault_keeps_none(scene: Scene) -> None:
+    """One commit for those that could be filed; the other is filed later, and what is no verdict is left alone."""
+    with scene.turn() as turn:
+        drops = [claimed(turn, b"email\nx%d@example.com\n" % n, name=f"{n}.csv") for n in range(4)]
+        waiting = drops.pop()
+        for drop in drops:
+            assert turn.pipeline.deliver(drop.id)[0] is State.ACCEPTED
+        blocked = scene.config.root / f"done/acme/{date_of(turn, drops[1])}/1.{drops[1].id}.csv"
+        blocked.parent.mkdir()
+        blocked.write_text("somebody else's")
+        later = scene.clock.wall + REFILE_S
+        ids = [drop.id for drop in (*drops, waiting)]
+        assert turn.pipeline.file(ids) == dict(zip(ids, [None, later, None, None], strict=True))
+        assert [now(turn, drop).state.value for drop in (*drops, waiting)] == ["done", "accepted", "done", "queued"]
+        assert len(turn.faults) == 1
+        blocked.unlink()
+        assert turn.pipeline.file(ids) == dict.fromkeys(ids)
+        assert now(turn, drops[1]).state is State.DONE
+
+
+def test_a_bug_met_in_filing_several_is_the_fault_of_one(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody expects to fail in one drop's log keeps that drop alone."""
+    render = receipt.render_log
+
+    def broken(drop: Drop, history: Sequence[Entry], *, changed: str = "") -> str:
+        if drop.name == b"1.csv":
+            raise RuntimeError("boom")
+        return render(drop, history, changed=changed)
+
+    monkeypatch.setattr(receipt, "render_log", broken)
+    with scene.turn() as turn:
+        drops = [claimed(turn, b"email\nx%d@example.com\n" % n, name=f"{n}.csv") for n in range(3)]
+        for drop in drops:
+            turn.pipeline.deliver(drop.id)
+        turn.pipeline.file([drop.id for drop in drops])
+        assert [now(turn, drop).state.value for drop in drops] == ["done", "accepted", "done"]
+        assert [str(fault) for fault in turn.faults] == ["boom"]
+
+
+def test_a_full_disk_met_in_filing_several_stops_nobody_before_it(scene: Scene) -> None:
+    """What was filed is committed, then the fault of the machine is raised."""
+    with scene.turn(failing("file: move original", OSError(errno.ENOSPC, "full"))) as turn:
+        drops = [claimed(turn, b"email\nx%d@example.com\n" % n, name=f"{n}.csv") for n in range(2)]
+        for drop in drops:
+            turn.pipeline.deliver(drop.id)
+        with pytest.raises(FolderError, match="full"):
+            turn.pipeline.file([drop.id for drop in drops])
+        assert sorted(now(turn, drop).state.value for drop in drops) == ["accepted", "done"]
+        turn.pipeline.file([drop.id for drop in drops])
+        assert [now(turn, drop).state.value for drop in drops] == ["done", "done"]
+
+
+def date_of(turn: Turn, drop: Drop) -> str:
+    at = now(turn, drop).verdict_at
+    assert at is not None
+    return datetime.fromtimestamp(at, UTC).date().isoformat()

@@ -78,6 +78,7 @@ def test_an_event_is_one_object_with_its_facts() -> None:
         (CLAIMED, "info"),
         (Accepted(status=201, body=""), "info"),
         (Filed(path="x"), "info"),
+        (Filed(path="x", changed="a client wrote to the file"), "warning"),
         (Retried(by="ann"), "info"),
         (Postponed(due_at=0.0, why="x"), "warning"),
         (CheckFailed(report=Report()), "warning"),

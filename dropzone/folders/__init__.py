@@ -466,6 +466,15 @@ class Folders:
                         os.unlink(old, dir_fd=source)
                 os.fsync(source)
 
+    def look_at_original(self, drop: Drop) -> Look | None:
+        """What the original of `drop` looks like in work/ID; None when it is not there."""
+        with translated("look at", work_of(drop)):
+            try:
+                with opened_path(work_of(drop)) as directory:
+                    return look_at(directory, ORIGINAL.encode())
+            except FileNotFoundError:
+                return None
+
     def where_is(self, drop: Drop) -> Path | None:
         """Where the original of `drop` lies now, or None when it is in none of its places."""
         place = f"{work_of(drop)}/{ORIGINAL}"
