@@ -238,6 +238,7 @@ def count_lines(text: bytes) -> int:
 @cache
 def _numpy() -> Any:
     """numpy, imported when a large file comes first: it takes a tenth of a second and ten megabytes."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # or it starts threads that nothing here would use
     try:
         import numpy as np  # noqa: PLC0415
     except ImportError:  # the extra `fast` is not installed
