@@ -110,6 +110,19 @@ def test_patterns_take_no_character_that_the_rules_refuse(engine: str, loose: bo
     assert taken > 500
 
 
+@pytest.mark.parametrize("loose", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_bad_cell_behind_many_others_is_found_at_once(engine: str, loose: bool) -> None:
+    """Were there two ways to read a cell, a pattern would try them all: two to the power of eighty."""
+    pattern = rows(Shape(delimiter=",", width=82, entry=1, kind="address", loose=loose), ENGINES[engine])
+    good = b'x,a@b.co,"y",' + b"z," * 78 + b"last\n"
+    for bad in (b'la"st\n', b"la\x01st\n", b"last"):
+        line = good + good.replace(b"last\n", bad)
+        found = pattern.match(line, 0, len(line))
+        assert found is not None
+        assert found.end() == len(good)
+
+
 # ------------------------------------------------------------------------------------------------------ other cores
 
 
