@@ -961,7 +961,7 @@ def test_repeats_are_exact_however_little_fits_into_memory(held: int) -> None:
     superseded: set[int] = set()
     with Repeats(superseded=superseded.add, held=held) as repeats:
         for number, key in enumerate(keys):
-            repeats.add(key, number, 1)
+            repeats.add(key.encode(), number, 1)
         repeats.finish()
         found = [(each.line, each.what) for each in repeats.first("email")]
     seen: dict[str, int] = {}
@@ -1200,7 +1200,7 @@ def test_memory_many_keys() -> None:
     tracemalloc.start()
     with Repeats(held=100_000) as repeats:
         for number in range(30_000):
-            repeats.add(f"{number}@example.com", number, 1)
+            repeats.add(b"%d@example.com" % number, number, 1)
         repeats.finish()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

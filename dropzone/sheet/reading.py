@@ -94,7 +94,7 @@ class Reading:
                 if rows % _TELL == 0:  # one chunk may hold a hundred thousand
                     lines.tell_progress()
 
-    def key_of(self, row: bytes) -> tuple[str, int] | None:
+    def key_of(self, row: bytes) -> tuple[bytes, int] | None:
         """What stands in the column of the addresses of a row as it came, for comparing, and its column; None if none.
 
         A row that was good when it was read first is none only if somebody has changed the file meanwhile.
@@ -104,7 +104,7 @@ class Reading:
             return None
         cell = cells[self._header.order[0]]
         entry = self._read(cell)
-        return (entry.key, cell.start + 1) if isinstance(entry, Entry) else None
+        return (entry.key.encode(), cell.start + 1) if isinstance(entry, Entry) else None
 
     # ------------------------------------------------------------------------------------------- many rows
 

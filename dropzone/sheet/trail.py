@@ -27,7 +27,7 @@ _MARKS = 22  # bits of a hash at most that tell whether it is marked: with a byt
 class Exact(Protocol):
     """Who compares the rows that may be repeats."""
 
-    def add(self, key: str, line: int, column: int) -> None: ...
+    def add(self, key: bytes, line: int, column: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +125,7 @@ class Trail:
 def find_repeats(
     trails: Sequence[Trail],
     exact: Exact,
-    read: Callable[[bytes], tuple[str, int] | None],
+    read: Callable[[bytes], tuple[bytes, int] | None],
     tell: Callable[[], None],
 ) -> None:
     """Hand every row whose address may have come before, or may come again, to `exact`, in the order of the file.
@@ -142,8 +142,7 @@ def find_repeats(
     for value in _repeated(trails, hashing, marks.count, tell):
         marks.add(value)
     for trail in trails if marks.any else ():
-        for key, line, column in _marked(trail, hashing, marks, read, tell):
-            exact.add(key, line, column)
+        _compare(trail, hashing, marks, exact, read, tell)
 
 
 def _repeated(trails: Sequence[Trail], hashing: Hashing, count: int, tell: Callable[[], None]) -> Iterable[int]:
@@ -191,31 +190,34 @@ class _Window:
         return self._text[place - self._begin : place - self._begin + size]
 
 
-def _marked(
+def _compare(
     trail: Trail,
     hashing: Hashing,
     marks: _Marks,
-    read: Callable[[bytes], tuple[str, int] | None],
+    exact: Exact,
+    read: Callable[[bytes], tuple[bytes, int] | None],
     tell: Callable[[], None],
-) -> Iterator[tuple[str, int, int]]:
-    """Key, line and column of the rows of a trail whose hashes are marked."""
-    trail.traces.frames.seek(0)
+) -> None:
+    """Hand key, line and column of the rows of a trail whose hashes are marked to `exact`."""
+    frames, add = trail.traces.frames, exact.add
+    frames.seek(0)
     trail.traces.hashes.seek(0)
     window = _Window(trail.again())
-    while frame := trail.traces.frames.read(_FRAME.size):
+    while frame := frames.read(_FRAME.size):
         tell()
         kind, line, place, count, size = _FRAME.unpack(frame)
-        key = trail.traces.frames.read(size) if kind == _SINGLE else b""
+        key = frames.read(size) if kind == _SINGLE else b""
         places = hashing.found(trail.traces.hashes.read(SIZE * count), marks.bytes, marks.shift)
         if kind == _SINGLE:
-            yield from ((key.decode(), line, place) for _ in places)
-        elif places:
-            rows = window.at(place, size).split(b"\n")
-            read_one = _first_cell if kind == _CANONICAL else read
+            if places:
+                add(key, line, place)
+            continue
+        rows = window.at(place, size).split(b"\n") if places else []
+        if kind == _CANONICAL:
             for each in places:
-                if each < len(rows) and (found := read_one(rows[each])):
-                    yield found[0], line + each, found[1]
-
-
-def _first_cell(row: bytes) -> tuple[str, int]:
-    return row.partition(b",")[0].strip(b'"').lower().decode(), 1
+                if each < len(rows):  # always, unless somebody has changed the file meanwhile
+                    add(rows[each].partition(b",")[0].strip(b'"').lower(), line + each, 1)
+        else:
+            for each in places:
+                if each < len(rows) and (found := read(rows[each])):
+                    add(found[0], line + each, found[1])
