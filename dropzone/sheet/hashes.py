@@ -27,7 +27,7 @@ _AT_ONCE = 32  # bytes that are taken of every address; most have no more
 _CELL = f"V{_AT_ONCE}"
 _MANY = 1 << 14  # bytes from which on a call of numpy pays
 _QUOTE = ord('"')
-_FREED = 4 << 20  # bytes
+_FREED = 2 << 20  # bytes
 
 
 class Hashing(Protocol):
@@ -220,7 +220,7 @@ class Vectors:
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library keep freed blocks of up to a few megabytes for the next request.
+    """Have the C library keep freed blocks of up to two megabytes for the next request.
 
     From 128 KiB on, glibc gives each block back to the system, until it sees a larger one freed; every array would come
     with fresh pages then, which takes as long as what is done with it (measured).
