@@ -148,6 +148,8 @@ class _Check:
             chunk=chunk,
         )
         self._tell = self.text.tell_progress
+        # Before those who write to them: what is left last has to be left by them first.
+        self._traces = new_traces(self._file)
         self._writing = files.enter_context(Behind(beside=beside))
         self._hashing = files.enter_context(Behind(beside=beside))
         self._prepared = Later(prepared, self._writing)
@@ -162,7 +164,7 @@ class _Check:
         header = read_header(lines, self._folder, self._tally.repairs)
         self._prepared.write(header.line.encode() + b"\n")
         rejects = _Rejects(self._rejects, header)
-        trail = self._trail(new_traces(self._file), new_key(), header)
+        trail = self._trail(self._traces, new_key(), header)
         reading = Reading(
             self._folder,
             header,
