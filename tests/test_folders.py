@@ -18,7 +18,9 @@ from dropzone.config import Folder
 from dropzone.drop import Drop, State, make_id
 from dropzone.errors import FolderError
 from dropzone.folders import Claim, Folders, Wanted, system
+from dropzone.folders.filing import Verdict
 from dropzone.folders.inbox import _readable, opened_inbox, read_marker
+from dropzone.folders.system import sync_all
 from dropzone.readiness import Look, Seen
 
 AT = 1_795_400_000.0  # 2026-11-23T05:33:20Z
@@ -495,3 +497,32 @@ def test_a_folder_that_cannot_be_synced_is_an_error(scene: Scene, folder: Folder
     (made,), _ = folders.claim(folder, [wanted])
     with pytest.raises(FolderError, match="cannot file"):
         folders.file(drop_of(made), "done", "log\n")
+
+
+def test_a_child_of_ours_syncs_with_threads_of_its_own(tmp_path: Path) -> None:
+    """A fork takes no thread along: waiting for those of the parent would never end."""
+    files = [os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT) for name in "abc"]
+    assert sync_all(files) == [None] * 3
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if sync_all(files) == [None] * 3 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(files[1])
+    first, second, third = sync_all(files)
+    assert (first, third) == (None, None)
+    assert isinstance(second, OSError)
+    for fd in (files[0], files[2]):
+        os.close(fd)
+
+
+def test_several_are_filed_at_once(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """Each where it belongs, and what keeps one of them keeps none of the others."""
+    drops = [taken(scene, folders, folder, b"%d.csv" % n) for n in range(3)]
+    lost = replace(drops[1], id=make_id(AT + 5))
+    verdicts = [Verdict(drop=drop, place="done", log=f"{drop.id}\n") for drop in (drops[0], lost, drops[2])]
+    first, second, third = folders.file_all(verdicts)
+    assert isinstance(second, FolderError)
+    for drop, path in ((drops[0], first), (drops[2], third)):
+        assert isinstance(path, str)
+        assert (Path(drop.base) / path).with_suffix(".log").read_text() == f"{drop.id}\n"
+    assert folders.file_all([]) == []
