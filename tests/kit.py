@@ -86,7 +86,8 @@ class Kit:
         """Tick, and let what that started end, until nothing is under way; the seconds until there may be more."""
         while True:
             wait_s = self.daemon.tick()
-            self.most_at_once = max(self.most_at_once, len(self.daemon._running))
+            under_way = len(self.daemon._running) - self.daemon._is_filing
+            self.most_at_once = max(self.most_at_once, under_way)
             if not self.daemon._running:
                 return wait_s
             self.daemon._answer_calls(PATIENCE_S)
