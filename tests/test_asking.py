@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import click
 import pytest
-from console import ask, command, objects, on_terminal
+from console import ask, command, daemon_on, objects, on_terminal
 from scene import KEY, Scene, make_scene
 
 from dropzone import config as configuration
@@ -140,6 +141,49 @@ def test_a_wrong_setting_elsewhere_does_not_keep_from_asking(lived: Scene) -> No
         code, _, err = ask(lived, "queue")
         assert code == 4
         assert "config check" in err
+
+
+def test_an_older_configuration_than_the_files_is_told(scene: Scene) -> None:
+    """The file was changed, and nobody has reloaded: `status` says so, `why` answers by what the daemon goes by."""
+    file = scene.at / "dropzone.yaml"
+    with daemon_on(scene) as daemon:
+        assert [objects(scene, "status")[0][name] for name in ("running", "outdated")] == [True, False]
+        change(scene, "  globex:", "  newcomer:")
+        new = scene.config.root / "inbox" / "newcomer"
+        new.mkdir()
+        (new / "a.csv").write_bytes(b"")
+        assert objects(scene, "status")[0]["outdated"] is True
+        assert "older configuration than the file's" in ask(scene, "status")[1]
+        code, out, err = ask(scene, "why", str(new / "a.csv"))
+        assert (code, "in no watched folder" in out) == (0, True)
+        assert "systemctl reload dropzone" in err
+        daemon.reload()
+        assert objects(scene, "status")[0]["outdated"] is False
+        code, out, err = ask(scene, "why", str(new / "a.csv"))
+        assert (code, err) == (0, "")
+        assert "newcomer" in out
+        assert finding(scene, new / "a.csv")["standing"] == "waiting"
+        file.write_text("[]")
+        assert ask(scene, "why", str(new / "a.csv"))[0] == 4  # where the daemon is, stands nowhere any more
+
+
+def test_why_is_answered_by_the_daemon_without_the_models(lived: Scene) -> None:
+    """The same findings with and without it, also of a hostile name; only without it are the settings loaded."""
+    (lived.inbox / "x.csv.part").touch()
+    (lived.inbox / "link.csv").symlink_to("/etc/passwd")
+    gone = os.fsdecode(os.fsencode(lived.inbox) + b"/" + HOSTILE)
+    paths = [gone, *(str(lived.inbox / name) for name in ("x.csv.part", "link.csv", "Done.csv", "")), "/etc/hosts"]
+    alone = objects(lived, "why", *paths)
+    code = (
+        "import sys; from dropzone.cli import main\n"
+        "try: main(sys.argv[1:])\nfinally: assert not {'pydantic', 'dropzone.folders'} & set(sys.modules)"
+    )
+    words = [sys.executable, "-c", code, "-c", str(lived.at / "dropzone.yaml"), "why", "--json", *paths]
+    with daemon_on(lived):
+        done = subprocess.run(words, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == alone
+    assert [found["standing"] for found in alone] == ["taken", "ignored", "unfit", "missing", "inbox", "outside"]
 
 
 def test_a_glance_at_the_configuration_judges_nothing(tmp_path: Path) -> None:

@@ -165,21 +165,19 @@ def why(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
     Example:
       dropzone why /srv/dropzone/inbox/acme-signups/signups.csv
     """
-    from dropzone.operate.finding import Finder
-    from dropzone.wiring import ask_health, find_ledger
+    from dropzone import wiring
 
-    loaded = ctx.obj.load()
-    with find_ledger(loaded) as ledger:
-        finder = Finder(loaded, ledger, now=now())
-        findings = [finder.why(Path(os.path.abspath(path))) for path in paths]
+    findings, health = wiring.why(ctx.obj.path, [Path(os.path.abspath(path)) for path in paths])
     if as_json:
         render.json_lines(map(render.finding_member, findings))
         return
     waits = any(finding.standing in ("waiting", "ready") for finding in findings)
     for finding in findings:
         render.say(render.finding(finding, now()))
-    if waits and not ask_health(loaded).running:
+    if waits and not health.running:
         render.error("no daemon runs here, so nothing is taken over", "Start it: systemctl start dropzone")
+    if health.outdated:
+        render.error("the daemon goes by an older configuration than the file's", render.RELOAD)
 
 
 @click.command()

@@ -22,11 +22,10 @@ from dropzone.cli.text import Column, Row, age, bar, below, many, pad, screen_wi
 from dropzone.drop import Report, State
 from dropzone.errors import printable
 from dropzone.ledger import Attempt, SegmentFacts
-from dropzone.operate import AGES, AccountStatus, Ages, FolderStatus, Health, Overview, Queued, Shown
+from dropzone.operate import AGES, AccountStatus, Ages, Finding, FolderStatus, Health, Overview, Queued, Shown
 from dropzone.progress import Step
 
 if TYPE_CHECKING:  # loads the folders and the settings, which most commands do without
-    from dropzone.operate.finding import Finding
     from dropzone.operate.trying import FolderPlan, Planned
 
 MARKS = {
@@ -222,6 +221,9 @@ def status(seen: Overview, now: float) -> Iterator[str]:
         yield f"{many(failed, 'drop')} failed within a day: dropzone queue --state failed --newest {failed}"
 
 
+RELOAD = "Type: dropzone config check && systemctl reload dropzone"
+
+
 def _health(health: Health, now: float) -> Iterator[str]:
     if not health.running:
         yield click.style("!", fg="red") + " no daemon runs here: nothing is taken over and nothing is sent"
@@ -234,6 +236,8 @@ def _health(health: Health, now: float) -> Iterator[str]:
     pid = f", pid {health.pid}" if health.pid else ""
     mark = click.style("!", fg="red") if health.fault else click.style("+", fg="green")
     yield f"{mark} the daemon runs{since}{version}{pid}"
+    if health.outdated:
+        yield from below(f"it goes by an older configuration than the file's. {RELOAD}")
     if health.fault:
         yield from below(f"intake and sending pause: {one_line(health.fault)}")
 
@@ -306,6 +310,7 @@ def status_members(seen: Overview) -> Iterator[dict[str, Any]]:
         "pid": health.pid,
         "since": _stamp(health.since),
         "fault": one_line(health.fault),
+        "outdated": health.outdated,
         "steps": {id: step_member(step) for id, step in health.steps.items()},
     }
     for account in seen.accounts:
@@ -450,8 +455,8 @@ def finding(found: Finding, now: float) -> Iterator[str]:
     yield from below(receipt.harmless(found.what), "     why      ")
     if found.until is not None:
         yield f"     until    {receipt.stamp(found.until)}, in {age(found.until - now)}, if nothing changes"
-    if found.drop and found.drop.reason:
-        yield from below(receipt.harmless(found.drop.reason), "     reason   ")
+    if found.reason:
+        yield from below(receipt.harmless(found.reason), "     reason   ")
     if found.change:
         yield from below(one_line(found.change), "     mend     ")
 
@@ -468,8 +473,8 @@ def finding_member(found: Finding) -> dict[str, Any]:
         "since": _stamp(found.since),
         "until": _stamp(found.until),
         "size": found.size,
-        "id": found.drop.id if found.drop else None,
-        "state": found.drop.state.value if found.drop else None,
+        "id": found.id,
+        "state": found.state,
     }
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from dropzone.account import AccountFacts, Condition
 from dropzone.drop import FINISHED, Drop, Entry, State
@@ -36,11 +36,12 @@ class Health:
     since: float | None = None  # when it started, in seconds since the epoch
     fault: str = ""  # of the machine, for which intake and sending pause
     unasked: str = ""  # why a daemon that runs could not be asked
+    outdated: bool = False  # the configuration file was changed since the daemon read it
     steps: dict[str, Step]  # what is under way, by drop ID
 
     @classmethod
-    def read(cls, answer: dict[str, Any] | None) -> Health:
-        """What the control socket answered; None where nobody listens there."""
+    def read(cls, answer: dict[str, Any] | None, *, crc: int) -> Health:
+        """What the control socket answered; None where nobody listens there. `crc`: of the configuration file now."""
         if answer is None:
             return cls(running=False, steps={})
         if "error" in answer:
@@ -56,8 +57,48 @@ class Health:
             pid=answer.get("pid"),
             since=answer.get("since"),
             fault=str(answer.get("fault", "")),
+            outdated=answer.get("crc", crc) != crc,
             steps=steps,
         )
+
+
+# -------------------------------------------------------------------------------------------------------- a path
+
+StandsAs = Literal["ignored", "unfit", "waiting", "ready", "taken", "missing", "inbox", "outside"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What is to be said about one path; `finding` finds it, here or in the daemon.
+
+    `standing` in one word: ``ignored`` (never a candidate), ``unfit`` (somebody has to act), ``waiting``, ``ready``,
+    ``taken`` (it is the drop `id` now), ``missing`` (not there, and never was as far as the ledger goes), ``inbox`` (a
+    watched folder itself), ``outside`` (in no watched folder). `since` and `until` are seconds since the epoch: when
+    the file last changed, when it is taken if nothing happens to it.
+    """
+
+    path: Path
+    folder: str | None
+    standing: StandsAs
+    what: str
+    change: str = ""  # what would change it
+    since: float | None = None
+    until: float | None = None
+    size: int | None = None  # bytes
+    id: str | None = None  # of the drop that it became
+    state: str | None = None  # … and how that stands, and why
+    reason: str = ""
+
+    @classmethod
+    def read(cls, members: Mapping[str, Any]) -> Finding:
+        """The one that `members` tells of."""
+        names = {field.name for field in fields(cls)}  # a newer daemon may tell more
+        known = {name: value for name, value in members.items() if name in names}
+        return cls(**known | {"path": Path(members["path"])})
+
+    def members(self) -> dict[str, Any]:
+        """As plain values; `read` makes the same of them."""
+        return asdict(self) | {"path": str(self.path)}
 
 
 # ----------------------------------------------------------------------------------------------------- the queue

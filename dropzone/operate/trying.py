@@ -15,8 +15,8 @@ from dropzone.config import Config, Folder
 from dropzone.drop import Claimed, Drop, Report, Skipped, apply, make_id
 from dropzone.errors import FolderError, OperatorError, printable
 from dropzone.ledger import Reader
-from dropzone.operate.asking import check_folder
-from dropzone.operate.finding import Finder, Finding
+from dropzone.operate.asking import Finding, check_folder
+from dropzone.operate.finding import Finder
 
 
 def get_folder(config: Config, name: str) -> Folder:
