@@ -210,6 +210,11 @@ def test_what_failed_within_a_day_is_counted(scene: Scene) -> None:
     with closing(SQLiteReader(scene.config.state_dir)) as reader:
         assert reader.failed_since(scene.clock.wall + 1, folders=["acme", "globex"]) == {}
         assert reader.failed_since(0.0, folders=["acme", "globex"]) == {"acme": 3}
+        steps: list[str] = []
+        reader._db.set_trace_callback(steps.append)
+        reader.failed_since(0.0, folders=["acme"])
+        reader._db.set_trace_callback(None)
+        assert "USING INDEX drops_failed" in str(reader._db.execute(f"EXPLAIN QUERY PLAN {steps[0]}").fetchall())
 
 
 def test_standings_are_those_of_the_open_drops(lived: Scene) -> None:

@@ -105,6 +105,10 @@ MIGRATIONS = (
         by TEXT NOT NULL, why TEXT NOT NULL
     );
     """,
+    """
+    -- What failed within a day is counted at every `status`: 25 ms for 10,000 that failed (seen), a second after years.
+    CREATE INDEX drops_failed ON drops (folder, verdict_at) WHERE state = 'failed';
+    """,
 )
 
 FILE_NAME = "ledger.db"
