@@ -12,6 +12,7 @@ from dropzone import operate
 from dropzone.cli import render
 from dropzone.cli.completing import complete_id, complete_place
 from dropzone.cli.exits import Exit
+from dropzone.cli.text import below
 from dropzone.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _add(group: click.Group, what: str) -> None:
                 if isinstance(result, OperatorError):
                     render.error(result.message, result.hint)
                 else:
-                    click.echo(f"{result.id} {result.folder}: {result.state}")
+                    render.say(below(f"{result.id} {result.folder}: {result.state}", ""))
         ctx.exit(Exit.FAILED if refused else Exit.DONE)
 
     if what == "retry":

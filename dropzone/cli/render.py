@@ -428,6 +428,13 @@ def attempt_member(attempt: Attempt) -> dict[str, Any]:
     return plain
 
 
+def _marked(mark: str, colour: str | None, sentence: str, indent: str = "") -> Iterator[str]:
+    """A sentence behind its mark, wrapped below itself."""
+    first, *rest = below(sentence, f"{indent}{mark}  ")
+    yield indent + click.style(mark, fg=colour) + first[len(indent) + len(mark) :]
+    yield from rest
+
+
 # --------------------------------------------------------------------------------------------------------- a path
 
 _STANDINGS = {
@@ -446,9 +453,9 @@ def finding(found: Finding, now: float) -> Iterator[str]:
     """What stands about one path, and what would change it."""
     mark, colour = _STANDINGS[found.standing]
     size_of = f", {size(found.size)}" if found.size is not None else ""
-    yield f"{click.style(mark, fg=colour)}  {printable(str(found.path))}{size_of}: {found.standing}"
+    yield from _marked(mark, colour, f"{printable(str(found.path))}{size_of}: {found.standing}")
     if found.folder:
-        yield f"     folder   {printable(found.folder)}"
+        yield from below(printable(found.folder), "     folder   ")
     if found.since is not None:
         changed = "taken" if found.standing == "taken" else "changed"
         yield f"     {changed:<8} {receipt.stamp(found.since)}, {age(now - found.since)} ago"
@@ -499,7 +506,8 @@ def plan(of: FolderPlan) -> Iterator[str]:
     """One folder: where its files go and with which fields, then each file and what would become of it."""
     folder = of.folder
     fields = ", ".join(f"{one_line(name)}={one_line(value)}" for name, value in of.fields)
-    yield click.style(f"{folder.name}: {folder.mode} into segment {folder.segment_id} of {folder.account}", bold=True)
+    for line in below(f"{folder.name}: {folder.mode} into segment {folder.segment_id} of {folder.account}", "", "  "):
+        yield click.style(line, bold=True)
     yield from below(f"with {fields}", "  ")
     if of.fault:
         yield from below(f"{one_line(of.fault)}. {one_line(of.mend)}", "  ! ")
@@ -509,10 +517,10 @@ def plan(of: FolderPlan) -> Iterator[str]:
         if file.finding.standing == "unfit":
             mark, colour = "!", "red"
         name = printable(file.finding.path.name)
-        yield f"  {click.style(mark, fg=colour)} {name}, {size(file.finding.size or 0)}: {file.outcome}"
-        yield from below(receipt.harmless(file.why), "      ")
+        yield from _marked(mark, colour, f"{name}, {size(file.finding.size or 0)}: {file.outcome}", "  ")
+        yield from below(receipt.harmless(file.why), "       ")
         for problem in file.report.problems[:_PLANNED_PROBLEMS] if file.report and file.outcome != "sent" else ():
-            yield f"      {one_line(problem.at(name))}"
+            yield from below(one_line(problem.at(name)), "       ")
     if not of.files:
         yield "  nothing there"
 

@@ -10,9 +10,10 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import click
+
+from dropzone.values import value
 
 
 def colour() -> bool | None:
@@ -122,7 +123,7 @@ def _pieces(word: str, most: int) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------ tables
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Column:
     """One column: `least` is how narrow it may be made, `optional` that it may be left out where it gets tight."""
 
@@ -132,7 +133,7 @@ class Column:
     right: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Row:
     """The cells of one line, the colour of its first, and sentences below it."""
 

@@ -6,15 +6,15 @@ second use: after a bad edit of the file, while the daemon goes on with the old 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from dropzone.config import yaml
 from dropzone.config.yaml import Odd
+from dropzone.values import value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Glance:
     """What stands in the file, as far as it can be understood without judging it."""
 

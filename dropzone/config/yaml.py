@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from dropzone.errors import Problem, printable
+from dropzone.values import value
 
 MAX_BYTES = 4 << 20  # a thousand folders with every key written out are about a quarter of this
 MAX_DEPTH = 20
@@ -34,7 +35,7 @@ class Mark(NamedTuple):
     column: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Odd:
     """A word without quotes that YAML itself gives a meaning which nobody here can have meant for certain.
 

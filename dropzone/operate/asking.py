@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -17,6 +17,7 @@ from dropzone.drop import FINISHED, Drop, Entry, State
 from dropzone.errors import OperatorError, printable
 from dropzone.ledger import Attempt, Pause, Reader, SegmentFacts, Standing
 from dropzone.progress import Step
+from dropzone.values import value
 
 OPEN_STATES = tuple(state for state in State if state not in FINISHED)
 _FOR_A_PERSON = (State.HELD, State.UNKNOWN)
@@ -26,7 +27,7 @@ _DAY_S = 86_400.0
 # --------------------------------------------------------------------------------------------------- the daemon
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Health:
     """The daemon by its own word. Where none runs, `running` is False and the rest is empty."""
 
@@ -67,7 +68,7 @@ class Health:
 StandsAs = Literal["ignored", "unfit", "waiting", "ready", "taken", "missing", "inbox", "outside"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Finding:
     """What is to be said about one path; `finding` finds it, here or in the daemon.
 
@@ -104,7 +105,7 @@ class Finding:
 # ----------------------------------------------------------------------------------------------------- the queue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Queued:
     """One line of the queue: the drop, what its whole account waits for, if it does, and how far it is."""
 
@@ -157,7 +158,7 @@ def queue(
 AGES = (60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400)  # seconds; upper ends of the columns, the last is open
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Ages:
     """How old the drops of one folder are: a count for each of `AGES`, and one more for whatever is older."""
 
@@ -179,7 +180,7 @@ def ages(lines: Iterable[Queued], now: float) -> list[Ages]:
 # --------------------------------------------------------------------------------------------------- everything
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class FolderStatus:
     """How one folder stands. Times are seconds since the epoch; None where there is nothing to tell."""
 
@@ -195,7 +196,7 @@ class FolderStatus:
     pause: Pause | None  # by a person
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AccountStatus:
     """How one account stands. `key_days` are left until its key ends, by the configuration; None where it is silent."""
 
@@ -204,7 +205,7 @@ class AccountStatus:
     key_days: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Overview:
     """Everything at a glance."""
 
@@ -265,7 +266,7 @@ def _counted(standings: Sequence[Standing]) -> _Counts:
 # ------------------------------------------------------------------------------------------------------ one drop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Shown:
     """All that is known of one drop; `path` is where its file lies now, None when it is in none of its places."""
 
