@@ -85,6 +85,7 @@ class Answering:
             "pid": os.getpid(),
             "since": self._since,
             "crc": self._daemon.config.crc,
+            "unmade": list(self._daemon.config.unmade),
             "fault": self._daemon.fault,
             "steps": {id: asdict(step) for id, step in self._board.steps().items()},
         }

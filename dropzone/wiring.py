@@ -161,9 +161,13 @@ def find_ledger(config: Config | Glance) -> Iterator[Reader | None]:
     """The ledger, for reading only; None where none was made yet. Raises LedgerError where it cannot be read."""
     from dropzone.ledger.sqlite import FILE_NAME
 
-    if not (config.state_dir / FILE_NAME).exists():
+    try:
+        os.stat(config.state_dir / FILE_NAME)
+    except FileNotFoundError:
         yield None
         return
+    except OSError:  # whoever opens it says so in words
+        pass
     with contextlib.closing(open_ledger(config)) as ledger:
         yield ledger
 
@@ -211,6 +215,9 @@ def order(
     """
     from dropzone.control import ask, user_name
 
+    if anew is not None and ask_health(anew).outdated:
+        hint = "First: dropzone config check && systemctl reload dropzone"
+        raise OperatorError("the daemon goes by an older configuration than the file's", hint)
     with contextlib.closing(open_ledger(config)) as reader:
         for id in ids:
             answer = ask(config.state_dir, {"order": what, "id": id, "why": why, "anew": anew is not None})

@@ -59,9 +59,15 @@ def json_lines(members: Iterable[dict[str, Any]]) -> None:
 
 def error(message: str, hint: str) -> None:
     """One sentence, and what to do about it, on stderr."""
-    click.secho(f"dropzone: {one_line(message)}", fg="red", err=True)
-    if hint:
-        click.echo(f"  {one_line(hint)}", err=True)
+    for line in below(one_line(message), "dropzone: ", "  ", stream=sys.stderr):
+        click.secho(line, fg="red", err=True)
+    for line in below(one_line(hint), "  ", stream=sys.stderr) if hint else ():
+        click.echo(line, err=True)
+
+
+def no_daemon(so: str) -> None:
+    """That none runs, what follows from it, and what starts it; on stderr."""
+    error(f"no daemon runs here, so {so}", "Start it: systemctl start dropzone")
 
 
 def one_line(text: str) -> str:
@@ -91,6 +97,8 @@ def queue(lines: Sequence[Queued], now: float) -> Iterator[str]:
         return
     yield from table(_QUEUE, [_queue_row(line, now) for line in lines])
     yield f"{many(len(lines), 'drop')}, {size(sum(line.drop.size for line in lines))}{_legend(lines)}"
+    if any(line.drop.state is State.HELD for line in lines):
+        yield "What can be done about one that is held: dropzone show ID"
 
 
 def _legend(lines: Sequence[Queued]) -> str:
@@ -246,11 +254,17 @@ def _account(account: AccountStatus, now: float) -> Iterator[str]:
     facts = account.facts
     ready = facts.condition is Condition.READY
     accepted = f"last accepted {age(now - facts.accepted_at)} ago" if facts.accepted_at else "nothing accepted yet"
-    mark = click.style("+", fg="green") if ready else click.style("!", fg="red" if facts.probing else "yellow")
-    since = "" if ready else f" for {age(now - facts.since)}, tried again: {when(now + facts.wait_s(now), now)}"
-    if not ready and math.isinf(facts.until):
-        since = f" for {age(now - facts.since)}, until: dropzone resume {account.name}"
-    yield f"{mark} account {account.name} is {facts.condition}{since}; {accepted}{_key(account.key_days)}"
+    mark, colour = ("+", "green") if ready else ("!", "red" if facts.probing else "yellow")
+    again = (
+        f", tried again {when(now + facts.wait_s(now), now)}"
+        if facts.wait_s(now)
+        else ", tried again with its next drop"
+    )
+    if math.isinf(facts.until):
+        again = f", until: dropzone resume {account.name}"
+    since = "" if ready else f" for {age(now - facts.since)}{again}"
+    told = f"account {account.name} is {facts.condition}{since}; {accepted}{_key(account.key_days)}"
+    yield from _marked(mark, colour, told, gap=1)
     if not ready:
         yield from below(receipt.harmless(facts.why))
 
@@ -294,6 +308,8 @@ def _folder_row(folder: FolderStatus, now: float) -> Row:
 def _folder_notes(folder: FolderStatus) -> Iterator[str]:
     if folder.pause:
         yield f"{receipt.harmless(folder.pause.why)}; it goes on with: dropzone resume {printable(folder.name)}"
+    if folder.unmade:
+        yield f"its segment is still to be created: dropzone segment create --folder {folder.name}"
     if not folder.configured:
         yield "the configuration does not have this folder any more"
 
@@ -332,6 +348,7 @@ def status_members(seen: Overview) -> Iterator[dict[str, Any]]:
             "kind": "folder",
             "folder": folder.name,
             "configured": folder.configured,
+            "unmade": folder.unmade,
             "waiting": folder.waiting,
             "waiting_bytes": folder.waiting_bytes,
             "held": folder.held,
@@ -360,6 +377,8 @@ def show(shown: Shown) -> Iterator[str]:
     yield from (click.style(line, bold=True) for line in below(first, ""))
     for line in why:
         yield from below(line, "")
+    if shown.step:
+        yield "now " + far(shown.step)
     for title, lines in receipt.sections(shown.drop, shown.history):
         yield ""
         if title:
@@ -369,8 +388,6 @@ def show(shown: Shown) -> Iterator[str]:
         else:
             for line in lines:
                 yield from below(line, "  ", " " * (4 if title else _FACTS))
-    if shown.step:
-        yield "\n  now " + far(shown.step)
     if shown.attempts:
         yield "\n" + click.style("Attempts", bold=True)
         yield from table(_ATTEMPTS, [_attempt_row(attempt) for attempt in shown.attempts])
@@ -428,9 +445,9 @@ def attempt_member(attempt: Attempt) -> dict[str, Any]:
     return plain
 
 
-def _marked(mark: str, colour: str | None, sentence: str, indent: str = "") -> Iterator[str]:
-    """A sentence behind its mark, wrapped below itself."""
-    first, *rest = below(sentence, f"{indent}{mark}  ")
+def _marked(mark: str, colour: str | None, sentence: str, indent: str = "", *, gap: int = 2) -> Iterator[str]:
+    """A sentence behind its mark, with so many blanks between, wrapped below itself."""
+    first, *rest = below(sentence, f"{indent}{mark}{' ' * gap}")
     yield indent + click.style(mark, fg=colour) + first[len(indent) + len(mark) :]
     yield from rest
 

@@ -49,9 +49,10 @@ class Pause:
 
 @value
 class Standing:
-    """The unfinished drops of one folder in one state, together."""
+    """The unfinished drops of one folder and account in one state, together."""
 
     folder: str
+    account: str
     state: State
     count: int
     size: int  # bytes of all of them

@@ -36,6 +36,7 @@ class Health:
     pid: int | None = None
     since: float | None = None  # when it started, in seconds since the epoch
     fault: str = ""  # of the machine, for which intake and sending pause
+    unmade: tuple[str, ...] = ()  # folders that are not watched, because their segment is still to be created
     unasked: str = ""  # why a daemon that runs could not be asked
     outdated: bool = False  # the configuration file was changed since the daemon read it
     steps: dict[str, Step]  # what is under way, by drop ID
@@ -58,6 +59,7 @@ class Health:
             pid=answer.get("pid"),
             since=answer.get("since"),
             fault=str(answer.get("fault", "")),
+            unmade=tuple(map(str, answer.get("unmade", ()))),
             outdated=answer.get("crc", crc) != crc,
             steps=steps,
         )
@@ -186,12 +188,13 @@ class FolderStatus:
 
     name: str
     configured: bool  # False: drops of it are left from a configuration that had it
+    unmade: bool  # by the daemon's word: its segment is still to be created
     waiting: int  # drops that go on by themselves
     waiting_bytes: int
     oldest_at: float | None  # when the oldest of all that is open was taken over
     held: int  # drops that wait for a person
     failed: int  # drops that failed within a day
-    next_at: float | None  # when the next of the waiting ones is due
+    next_at: float | None  # when the next of the waiting ones is due; infinite once a person must say so
     accepted: SegmentFacts | None  # what was accepted last
     pause: Pause | None  # by a person
 
@@ -221,6 +224,7 @@ def overview(
     standings: dict[str, list[Standing]] = {}
     for standing in ledger.standings():
         standings.setdefault(standing.folder, []).append(standing)
+    facts = {name: ledger.account_facts(name) for name in {*accounts, *(each.account for each in ledger.standings())}}
     accepted, pauses = ledger.accepted_last(), ledger.paused_folders()
     names = [*folders, *sorted(standings.keys() - set(folders))]
     failed = ledger.failed_since(now - _DAY_S, folders=names)
@@ -230,16 +234,15 @@ def overview(
             FolderStatus(
                 name=name,
                 configured=name in folders,
+                unmade=name in health.unmade,
                 failed=failed.get(name, 0),
                 accepted=accepted.get(name),
                 pause=pauses.get(name),
-                **_counted(standings.get(name, [])),
+                **_counted(standings.get(name, []), facts),
             )
             for name in names
         ),
-        accounts=tuple(
-            AccountStatus(name=name, facts=ledger.account_facts(name), key_days=days) for name, days in accounts.items()
-        ),
+        accounts=tuple(AccountStatus(name=name, facts=facts[name], key_days=days) for name, days in accounts.items()),
     )
 
 
@@ -251,7 +254,7 @@ class _Counts(TypedDict):
     next_at: float | None
 
 
-def _counted(standings: Sequence[Standing]) -> _Counts:
+def _counted(standings: Sequence[Standing], facts: Mapping[str, AccountFacts]) -> _Counts:
     held = [standing for standing in standings if standing.state in _FOR_A_PERSON]
     waiting = [standing for standing in standings if standing.state not in _FOR_A_PERSON]
     return {
@@ -259,8 +262,13 @@ def _counted(standings: Sequence[Standing]) -> _Counts:
         "waiting_bytes": sum(standing.size for standing in waiting),
         "oldest_at": min((standing.oldest_at for standing in standings), default=None),
         "held": sum(standing.count for standing in held),
-        "next_at": min((standing.due_at for standing in waiting), default=None),
+        "next_at": min((_next_at(standing, facts[standing.account]) for standing in waiting), default=None),
     }
+
+
+def _next_at(standing: Standing, account: AccountFacts) -> float:
+    closed = standing.state is State.QUEUED and account.condition is not Condition.READY
+    return max(standing.due_at, account.until) if closed else standing.due_at
 
 
 # ------------------------------------------------------------------------------------------------------ one drop

@@ -50,7 +50,7 @@ class Finder:
                 what = f"the inbox of folder {folder.name} is {_shown(inbox)}, and nothing below it is looked at"
                 change = f"move the file into {_shown(inbox)} itself"
                 return Finding(path=place, folder=folder.name, standing="ignored", what=what, change=change)
-        return self._ours(place) or self._outside(place)
+        return self._ours(place) or self._unmade(place) or self._outside(place)
 
     def look(self, folder: Folder, name: bytes) -> Finding:
         """What stands about `name` in the inbox of `folder`."""
@@ -97,7 +97,7 @@ class Finder:
             verdict = Unfit(self._now, str(fault.message))
             change = fault.hint
         else:
-            change = _change(verdict)
+            change = _change(verdict, folder)
         standing: StandsAs
         until: float | None = None
         match verdict:
@@ -159,6 +159,15 @@ class Finder:
                 return self._taken(drop, place)
         return None
 
+    def _unmade(self, place: Path) -> Finding | None:
+        """A folder whose segment does not exist yet is not watched."""
+        for name, unmade in self._config.unmade.items():
+            if place.is_relative_to(Path(os.path.realpath(unmade.draft.path))):
+                what = "its folder's segment is still to be created, so the folder is not watched"
+                change = f"type: dropzone segment create --folder {name}"
+                return Finding(path=place, folder=name, standing="unfit", what=what, change=change)
+        return None
+
     def _taken(self, drop: Drop, path: Path) -> Finding:
         return Finding(
             path=path,
@@ -184,12 +193,14 @@ class Finder:
         return Finding(path=place, folder=None, standing="outside", what=what, change=change)
 
 
-def _change(verdict: Verdict) -> str:
+def _change(verdict: Verdict, folder: Folder) -> str:
     match verdict:
         case Waiting(settling=True):
             return "nothing has to be done; each change of the file starts its quiet time again"
+        case Waiting() if folder.marker != "none":
+            return f"once it is whole the partner uploads its {folder.marker} marker, or both of them again"
         case Waiting():
-            return "the partner ends the upload; until then it stays where it is"
+            return "nothing has to be done while the upload goes on; broken off, the partner uploads the file again"
         case Unfit():
             return "remove it, and let the partner upload a plain file"
         case Ready() | Unread():
