@@ -445,7 +445,10 @@ def test_queue_lists_what_is_not_finished(ask: Ask, lived: Scene) -> None:
     """A line each with state, age and when it goes on; below it why it waits; names escaped; a sum at the end."""
     code, out, err = ask(*on(lived, "queue"))
     assert code == 0
-    assert "no daemon runs here, so nothing of this goes on\n  Start it: systemctl start dropzone" in err
+    assert err.splitlines() == [
+        "dropzone: no daemon runs here, so nothing is taken over and nothing is sent",
+        "  Start it: systemctl start dropzone",
+    ]
     lines = out.splitlines()
     assert lines[0].split() == ["ID", "STATE", "FOLDER", "NAME", "SIZE", "AGE", "TRIES", "NEXT"]
     assert lines[1].startswith("!  ")

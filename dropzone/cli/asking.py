@@ -111,7 +111,7 @@ def queue(
         if not as_json:
             render.say(lines(health))
             if not health.running and FINISHED.isdisjoint(states):
-                render.no_daemon("nothing of this goes on")
+                render.no_daemon("nothing is taken over and nothing is sent")
         elif ages:
             render.json_lines(map(render.ages_member, operate.ages(look(health), now())))
         else:
