@@ -25,7 +25,7 @@ from typing import Any
 from dropzone.errors import FolderError, OperatorError
 
 NAME = "control.sock"
-ASKERS = 32  # at once; each is a thread, and the unit allows 128 tasks
+ASKERS = 16  # at once; each is a thread, beside those of the lanes (see TasksMax= in the unit)
 REQUEST_BYTES = 256 << 10  # a command line of many paths, or a long reason
 _ANSWER_BYTES = 4 << 20
 _REQUEST_S = 2.0  # until the whole request has come, and again until the whole answer was taken
@@ -166,7 +166,8 @@ def ask(state_dir: Path, request: dict[str, Any], *, timeout_s: float = _ANSWER_
         except OSError as error:
             raise _unanswered() from error
         try:
-            connection.sendall(json.dumps(request).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # it had no place for us, and its answer says so
+                connection.sendall(json.dumps(request).encode() + b"\n")
             answer = json.loads(_read_line(connection, _ANSWER_BYTES, until))
         except (OSError, ValueError) as error:
             raise _unanswered() from error
