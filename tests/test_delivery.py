@@ -459,6 +459,19 @@ def test_the_same_file_again_goes_to_done_unsent(start: Start, sandbox: Sandbox)
     assert_kept(kit.scene, kit.ledger.find_drops())
 
 
+def test_who_leaves_again_after_coming_back_is_not_mailed(start: Start, sandbox: Sandbox) -> None:
+    """An opt-out that comes again goes to done/ unsent, but not where sign-ups of the account came in between."""
+    kit = start("out: {segment_id: 2, mode: unsubscribe}", f"in: {{segment_id: 1, {SUBSCRIBE}}}", usual=False)
+    put(kit, "left.csv", "left twice.csv", folder="out", content=ROWS)
+    put(kit, "back.csv", folder="in", content=ROWS)
+    put(kit, "left again.csv", folder="out", content=ROWS)
+    put(kit, "back again.csv", folder="in", content=ROWS)
+    assert offered_to(sandbox) == [2, 1, 2]
+    assert "NOT SENT" in log(kit, "left twice.csv")
+    assert "NOT SENT" in log(kit, "back again.csv")
+    assert_kept(kit.scene, kit.ledger.find_drops())
+
+
 def test_a_flood_is_held(start: Start, sandbox: Sandbox) -> None:
     """The first three of an hour go; the others wait for a person, with the figure."""
     kit = start("acme: {segment_id: 1, mode: lead, guards: {max_files_per_hour: 3}}")

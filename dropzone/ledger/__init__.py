@@ -133,8 +133,11 @@ class Reader(Protocol):
     def last_accepted(self, account: str, segment_id: int) -> str | None:
         """The ID of the drop that OptiPub took last for this segment, from whichever folder; or None."""
 
-    def taken_since_unknown(self, drop: Drop) -> list[Drop]:
-        """Other drops of the account that OptiPub took, or may have, since this one's first unknown attempt began."""
+    def taken_since(self, drop: Drop) -> list[Drop]:
+        """Other drops of the account that OptiPub took, or may have, since it took this one, or may have.
+
+        That is since the first such attempt began; where its history is gone, all that the ledger knows of.
+        """
 
     def claimed_before(self, drop: Drop, *, since: float, limit: int) -> int:
         """How many drops of the same folder were claimed from `since` on and before this one; at most `limit`."""

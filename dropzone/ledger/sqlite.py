@@ -280,13 +280,14 @@ class SQLiteReader:
             ).fetchone()
         return str(row[0]) if row else None
 
-    def taken_since_unknown(self, drop: Drop) -> list[Drop]:
+    def taken_since(self, drop: Drop) -> list[Drop]:
         # By the order in which events were written down, which no clock changes.
         with self._reading() as db:
             rows = db.execute(
-                f"{_SELECT} WHERE account = ? AND id != ? AND id IN (SELECT drop_id FROM events WHERE n > ("
+                f"{_SELECT} WHERE account = ? AND id != ? AND id IN (SELECT drop_id FROM events WHERE n > coalesce(("
                 "SELECT max(n) FROM events WHERE drop_id = ? AND kind = 'Attempted' AND n < ("
-                "SELECT min(n) FROM events WHERE drop_id = ? AND kind = 'Lost')) AND kind IN ('Accepted', 'Lost'))",
+                "SELECT min(n) FROM events WHERE drop_id = ? AND kind IN ('Accepted', 'Lost'))), 0)"
+                " AND kind IN ('Accepted', 'Lost'))",
                 (drop.account, drop.id, drop.id, drop.id),
             )
             return [_drop(row) for row in rows]
