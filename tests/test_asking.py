@@ -28,6 +28,7 @@ from dropzone.ledger import Standing
 from dropzone.ledger.sqlite import SQLiteReader
 from dropzone.operate import Health, ages, overview, queue
 from dropzone.progress import Step
+from dropzone.readiness import Look
 from dropzone.sandbox import Sandbox
 
 ROWS = b"email,varr_a\nann@example.com,Ann\nbob@example.com,Bob\n"
@@ -334,8 +335,10 @@ def test_who_may_not_is_told_in_a_sentence(lived: Scene, words: list[str]) -> No
     """An ordinary user, with a state folder that is the daemon's alone: no command breaks off with a traceback."""
     change(lived, "segment_id: 2", "create: {publication_id: 7}")
     (lived.at / "dropzone.yaml").chmod(0o644)
+    typed = [word.format(inbox=lived.inbox) for word in words]
+    ask(lived, *typed)  # what it imports may lie where only root may read
     with as_nobody(owns=[lived.at / "key"]):
-        code, out, err = ask(lived, *(word.format(inbox=lived.inbox) for word in words))
+        code, out, err = ask(lived, *typed)
     assert code in (1, 3), out + err
     assert "Permission denied" in out + err or "you may not" in err
     assert "as root or as the daemon's own user" in out + err
@@ -579,6 +582,11 @@ acme: {segment_id: 1, mode: subscribe, source_campaign: 90, source_partner: 9, b
   max_bytes: 1KiB}}
 globex: {segment_id: 2, mode: lead}
 """
+
+
+def looks(inbox: Path) -> dict[Path, Look]:
+    """What is there, but for when it was last read."""
+    return {path: Look.of(path.lstat()) for path in inbox.iterdir()}
 
 
 def test_plan_tells_what_would_become_of_each_file(tmp_path: Path, sandbox: Sandbox) -> None:
