@@ -28,7 +28,6 @@ from dropzone.ledger import Standing
 from dropzone.ledger.sqlite import SQLiteReader
 from dropzone.operate import Health, ages, overview, queue
 from dropzone.progress import Step
-from dropzone.readiness import Look
 from dropzone.sandbox import Sandbox
 
 ROWS = b"email,varr_a\nann@example.com,Ann\nbob@example.com,Bob\n"
@@ -582,11 +581,6 @@ acme: {segment_id: 1, mode: subscribe, source_campaign: 90, source_partner: 9, b
   max_bytes: 1KiB}}
 globex: {segment_id: 2, mode: lead}
 """
-
-
-def looks(inbox: Path) -> dict[Path, Look]:
-    """What is there, but for when it was last read."""
-    return {path: Look.of(path.lstat()) for path in inbox.iterdir()}
 
 
 def test_plan_tells_what_would_become_of_each_file(tmp_path: Path, sandbox: Sandbox) -> None:
