@@ -30,6 +30,7 @@ from dropzone.config import Config
 from dropzone.drop import DECIDED, Accepted, Deferred, Drop, Event, Lost, Refused, State, Superseded
 from dropzone.errors import DropzoneError, FolderError, LedgerError, OperatorError
 from dropzone.folders import Folders
+from dropzone.folders.probing import mount_of
 from dropzone.gates import Gates
 from dropzone.intake import Intake
 from dropzone.lanes import Lanes
@@ -62,7 +63,13 @@ class LockedError(DropzoneError):
 
 @contextlib.contextmanager
 def state_lock(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder for this process alone. Raises LockedError; the kernel frees it however we end."""
+    """Hold the state folder for this process alone. Raises LockedError; the kernel frees it however we end.
+
+    Raises FolderError where it is on a network file system: locks and syncs may mean nothing there.
+    """
+    if state_dir.is_dir() and not (mount := mount_of(state_dir)).local:
+        why = f"it is on {mount.type}, and SQLite on a network file system can lose what was promised to the server"
+        raise FolderError("use", str(state_dir), why, "Move it to a local disk and set state_dir to that place")
     try:
         fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
@@ -305,13 +312,9 @@ class Daemon:
 
     def _take_up(self, base: Path) -> None:
         """Adopt what lies in work/ without a row, and mark work/ as this ledger's."""
-        mark = self._folders.read_mark(base)
-        trusted = mark == self._ledger.id
-        if mark and not trusted:
-            self._voice.warn("the ledger is not the one that knew this work folder", path=str(base / "work"))
-        self._enqueue(self._intake.adopt(base, trusted=trusted))
-        # Only now: if we died before, the next start must still see that the ledger is another one.
-        self._folders.write_mark(base, self._ledger.id)
+        if doubt := self._intake.doubt(base):
+            self._voice.warn(doubt, path=str(base / "work"), mend="look in OptiPub for what is held as no record")
+        self._enqueue(self._intake.take_up(base))
         self._bases.add(base)
 
     # --------------------------------------------------------------------------------------------------- the loop
@@ -384,6 +387,8 @@ class Daemon:
                 break
             self._answer_calls(wait_s)
         self._pool.shutdown()
+        with contextlib.suppress(FolderError, LedgerError):  # the mark of the last round does as well
+            self._mark_bases()
         if self._keeping:
             self._keeping.join()  # it looks for the stop between two drops
 
@@ -493,9 +498,19 @@ class Daemon:
             self._keys_at = now + KEYS_S if self._key_stamps else math.inf
         if self._round_at <= now:
             self._round_at = now + ROUND_S
+            self._mark_bases()
             self._alarms.look(self._config)
             if self._keep_at <= now:
                 self.keep()
+
+    def _mark_bases(self) -> None:
+        """Write down how far the ledger is, so that a copy that is older than that will be noticed."""
+        for base in sorted(self._bases):
+            try:
+                self._intake.mark(base)
+            except FolderError as fault:  # one mount that is gone must not keep the others waiting
+                if fault.environment:
+                    raise
 
     def keep(self) -> None:
         """Delete what is kept no longer, aside; the next time by itself in a day."""

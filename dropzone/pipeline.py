@@ -120,6 +120,8 @@ class Pipeline:
         self._reading = threading.BoundedSemaphore(checks)
         self._announcing = threading.Lock()
         self._cancelled: set[str] = set()
+        # Full loads that a guard kept back before their turn, until that comes; with what else that depended on.
+        self._withheld: dict[str, tuple[bool, str | None]] = {}
         self.sink_failures = 0
 
     def run(self, id: str, *, probe: bool = False) -> float | None:
@@ -133,6 +135,7 @@ class Pipeline:
             return self._run(id, probe=probe)
         finally:
             self._cancelled.discard(id)
+            self._withheld.pop(id, None)
 
     def _run(self, id: str, *, probe: bool) -> float | None:
         drop = self._ledger.find_drop(id)
@@ -282,7 +285,13 @@ class Pipeline:
             return None
         last = self._ledger.last_accepted(drop.account, drop.segment_id)
         pairs = [(each, policy.settings_of(each)) for each in accepted if each.id != drop.id]
-        return policy.duplicate(drop, folder, pairs, last, now=self._now())
+        # The latest of them is enough: who came back after it came back after the others as well.
+        returned = bool(pairs) and folder.departs and self._did_people_return(pairs[0][0])
+        return policy.duplicate(drop, folder, pairs, last, returned=returned, now=self._now())
+
+    def _did_people_return(self, optouts: Drop) -> bool:
+        """Whether sign-ups or leads of the account were offered since, or may have been."""
+        return any(not policy.settings_of(each).departs for each in self._ledger.offered_since(optouts))
 
     def _find_newer(self, drop: Drop, folder: Folder) -> str | None:
         """The ID of a later file of the folder that takes this one's place: the latest that has passed its check.
@@ -293,9 +302,23 @@ class Pipeline:
         if not folder.supersede or drop.attempts:
             return None
         for newer in reversed(self._behind(drop)):
-            if isinstance(self._examine(newer, policy.settings_of(newer)), _Fit) and self._waits(newer):
+            if self._fits(newer) and self._waits(newer):
                 return newer.id
         return None
+
+    def _fits(self, newer: Drop) -> bool:
+        """Whether a drop passes its check before its turn. What does not is not read again by each that is older."""
+        # A guard compares with what was accepted last, and a person may release what it held: then it is read anew.
+        facts = (newer.cleared, self._ledger.last_accepted(newer.account, newer.segment_id))
+        if self._withheld.get(newer.id) == facts:
+            return False
+        found = self._examine(newer, policy.settings_of(newer))
+        if isinstance(found, CheckFailed):
+            with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
+                self._commit(newer, found)
+        elif isinstance(found, Withheld):
+            self._withheld[newer.id] = facts
+        return isinstance(found, _Fit)
 
     def _give_way(self, drop: Drop, newer: str) -> Drop:
         """Supersede the drop and those between the two: each of them would have the newer one checked once more."""

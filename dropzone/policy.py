@@ -106,15 +106,23 @@ def held(folder: Folder, guard: str, why: str, *, report: Report | None = None) 
 
 
 def duplicate(
-    drop: Drop, folder: Folder, accepted: Sequence[tuple[Drop, Folder]], last: str | None, *, now: float
+    drop: Drop,
+    folder: Folder,
+    accepted: Sequence[tuple[Drop, Folder]],
+    last: str | None,
+    *,
+    returned: bool = False,
+    now: float,
 ) -> Skipped | Withheld | None:
     """What is to be done with a file whose content OptiPub took already; None: it is sent.
 
     `accepted` are the drops with the same content for the same segment, with their settings, the latest first; `last`
     is the ID of the segment's last accepted drop. With `clear` only that one counts: an older list that comes again
-    after another one is meant to take its place.
+    after another one is meant to take its place. `returned` says of opt-outs that sign-ups of the account were offered
+    since: whoever signed up again and leaves again must not be mailed, so they are sent. Sign-ups after opt-outs are
+    skipped all the same: more likely somebody sent an old file again.
     """
-    if drop.cleared or drop.tries or folder.duplicates == "send":
+    if drop.cleared or drop.tries or folder.duplicates == "send" or (folder.departs and returned):
         return None
     for first, settings in accepted:
         at = first.verdict_at or first.changed_at

@@ -459,6 +459,23 @@ def test_the_same_file_again_goes_to_done_unsent(start: Start, sandbox: Sandbox)
     assert_kept(kit.scene, kit.ledger.find_drops())
 
 
+def test_opt_outs_that_come_again_after_sign_ups_are_sent(start: Start, sandbox: Sandbox) -> None:
+    """Who left, signed up again and left again with an equal file is not mailed; without sign-ups they are skipped."""
+    kit = start(
+        "optouts: {segment_id: 1, mode: unsubscribe}",
+        f"signups: {{segment_id: 2, {SUBSCRIBE}}}",
+        defaults="duplicates: skip",
+    )
+    put(kit, "out1.csv", "out2.csv", content=ROWS, folder="optouts")
+    assert drop(kit, "out2.csv").spared == "duplicate"
+    put(kit, "in.csv", content=ROWS, folder="signups")
+    put(kit, "out3.csv", "out4.csv", content=ROWS, folder="optouts")
+    assert (drop(kit, "out3.csv").spared, drop(kit, "out4.csv").spared) == ("", "duplicate")
+    put(kit, "in2.csv", content=ROWS, folder="signups")  # an old file sent again signs nobody up who left
+    assert drop(kit, "in2.csv").spared == "duplicate"
+    assert len(offered_to(sandbox)) == 3
+
+
 def test_a_flood_is_held(start: Start, sandbox: Sandbox) -> None:
     """The first three of an hour go; the others wait for a person, with the figure."""
     kit = start("acme: {segment_id: 1, mode: lead, guards: {max_files_per_hour: 3}}")

@@ -24,6 +24,7 @@ from dropzone.drop import (
     Deferred,
     Drop,
     Event,
+    Expired,
     Filed,
     Lost,
     Refused,
@@ -191,6 +192,33 @@ def test_what_was_taken_since_an_unknown_attempt_is_known_by_order_and_not_by_ti
     assert [drop.id for drop in ledger.taken_since_unknown(unknown)] == ["A3", "A4"]
     (first,) = ledger.find_drops(prefix="A1")
     assert ledger.taken_since_unknown(first) == []
+
+
+def test_what_was_offered_since_opt_outs_is_known_by_order_and_not_by_time(ledger: Ledger) -> None:
+    """From their last attempt on, of the same account; also what is under way. Where nobody knows any more: all."""
+    taken = Accepted(status=201, body="Import created.")
+    live(ledger, "A1", attempted(1), taken)
+    live(ledger, "A2", attempted(1), taken)
+    live(ledger, "A3", attempted(1))
+    ledger.claim([("A4", CLAIMED), ("A5", replace(CLAIMED, account="other"))], at=1.0)
+    ledger.commit("A5", attempted(1), at=-1e9)
+    (first,) = ledger.find_drops(prefix="A2")
+    assert [drop.id for drop in ledger.offered_since(first)] == ["A3"]
+    ledger.commit("A2", Filed(path="done/a"), at=2.0)
+    ledger.commit("A2", Expired(days=1), at=3.0)
+    assert [drop.id for drop in ledger.offered_since(first)] == ["A1", "A3"]
+
+
+def test_how_much_was_written_only_grows(ledger: Ledger) -> None:
+    """Also when histories are deleted: an older copy of the ledger is known by it."""
+    assert ledger.written == 0
+    seen = [0]
+    for event in (attempted(1), Accepted(status=201, body="ok"), Filed(path="done/a"), Expired(days=1)):
+        if len(seen) == 1:
+            ledger.claim([("A1", CLAIMED)], at=1.0)
+        ledger.commit("A1", event, at=1.0)
+        seen.append(ledger.written)
+    assert seen == sorted(set(seen))
 
 
 def test_threads_take_turns(ledger: Ledger) -> None:

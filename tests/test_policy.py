@@ -173,6 +173,15 @@ def test_duplicates_may_be_held_or_sent() -> None:
     assert duplicate(drop(tries=1), folder(), [(known(), folder())], "B", now=1001.0) is None
 
 
+@pytest.mark.parametrize("mode", ["unsubscribe", "suppress", "subscribe", "lead"])
+def test_who_signed_up_in_between_may_leave_again(mode: str) -> None:
+    """Opt-outs are then sent though OptiPub took the same before; the same sign-ups are still skipped."""
+    here = folder(mode)
+    found = duplicate(drop(), here, [(known(), here)], "B", returned=True, now=1001.0)
+    assert (found is None) == here.departs
+    assert duplicate(drop(), here, [(known(), here)], "B", returned=False, now=1001.0) is not None
+
+
 def test_an_older_full_list_that_comes_again_is_sent() -> None:
     """A, B, A with `clear`: the segment holds B now, so the second A changes it."""
     here = folder(clear=True)

@@ -75,6 +75,10 @@ class Reader(Protocol):
     def id(self) -> str:
         """The ledger's own identity: a new one for each ledger that was ever made."""
 
+    @property
+    def written(self) -> int:
+        """The number of the newest event, 0 where there is none; it only ever grows."""
+
     def find_drop(self, id: str) -> Drop | None:
         """The drop `id`, or None."""
 
@@ -134,6 +138,12 @@ class Reader(Protocol):
 
     def taken_since_unknown(self, drop: Drop) -> list[Drop]:
         """Other drops of the account that OptiPub took, or may have, since this one's first unknown attempt began."""
+
+    def offered_since(self, drop: Drop) -> list[Drop]:
+        """Other drops of the account that were offered, or may have been, since this one's last attempt began.
+
+        Where the history of either is kept no longer, they count as offered.
+        """
 
     def claimed_before(self, drop: Drop, *, since: float, limit: int) -> int:
         """How many drops of the same folder were claimed from `since` on and before this one; at most `limit`."""

@@ -158,6 +158,12 @@ class SQLiteReader:
             (value,) = db.execute("SELECT value FROM facts WHERE name = 'id'").fetchone()
             return str(value)
 
+    @property
+    def written(self) -> int:
+        with self._reading() as db:
+            (n,) = db.execute("SELECT coalesce(max(n), 0) FROM events").fetchone()
+        return int(n)
+
     def find_drop(self, id: str) -> Drop | None:
         with self._reading() as db:
             row = db.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone()
@@ -284,6 +290,16 @@ class SQLiteReader:
                 "SELECT max(n) FROM events WHERE drop_id = ? AND kind = 'Attempted' AND n < ("
                 "SELECT min(n) FROM events WHERE drop_id = ? AND kind = 'Lost')) AND kind IN ('Accepted', 'Lost'))",
                 (drop.account, drop.id, drop.id, drop.id),
+            )
+            return [_drop(row) for row in rows]
+
+    def offered_since(self, drop: Drop) -> list[Drop]:
+        with self._reading() as db:
+            rows = db.execute(
+                f"{_SELECT} WHERE account = ? AND id != ? AND id IN (SELECT drop_id FROM events WHERE n > coalesce(("
+                "SELECT max(n) FROM events WHERE drop_id = ? AND kind = 'Attempted'), 0) "
+                "AND kind IN ('Attempted', 'Accepted', 'Lost', 'Expired'))",
+                (drop.account, drop.id, drop.id),
             )
             return [_drop(row) for row in rows]
 
