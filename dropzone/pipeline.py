@@ -285,13 +285,11 @@ class Pipeline:
             return None
         last = self._ledger.last_accepted(drop.account, drop.segment_id)
         pairs = [(each, policy.settings_of(each)) for each in accepted if each.id != drop.id]
-        # The latest of them is enough: who came back after it came back after the others as well.
-        returned = bool(pairs) and folder.departs and self._did_people_return(pairs[0][0])
-        return policy.duplicate(drop, folder, pairs, last, returned=returned, now=self._now())
 
-    def _did_people_return(self, optouts: Drop) -> bool:
-        """Whether sign-ups or leads of the account were offered since, or may have been."""
-        return any(not policy.settings_of(each).departs for each in self._ledger.offered_since(optouts))
+        def joined_since(first: Drop) -> bool:
+            return policy.have_joined(self._taken_since(first))
+
+        return policy.duplicate(drop, folder, pairs, last, joined_since, now=self._now())
 
     def _find_newer(self, drop: Drop, folder: Folder) -> str | None:
         """The ID of a later file of the folder that takes this one's place: the latest that has passed its check.
@@ -352,14 +350,14 @@ class Pipeline:
 
     def _judge_unknown(self, drop: Drop) -> Event:
         history = self._ledger.history(drop.id)
-        departed = self._have_people_left(drop)
+        departed = policy.have_left(self._taken_since(drop))
         return policy.unknown(drop, policy.settings_of(drop), history, departed=departed, now=self._now())
 
-    def _have_people_left(self, drop: Drop) -> bool:
-        """Whether opt-outs of the account were taken since it was first sent, or may have been, or may be soon."""
+    def _taken_since(self, drop: Drop) -> list[Drop]:
+        """The drops of the account that were taken since this one was sent, or may have been, or may be soon."""
         under_way = self._ledger.find_drops(states=[State.SENDING, State.UNKNOWN])
         others = [each for each in under_way if each.account == drop.account and each.id != drop.id]
-        return any(policy.settings_of(each).departs for each in (*others, *self._ledger.taken_since_unknown(drop)))
+        return [*others, *self._ledger.taken_since(drop)]
 
     # ------------------------------------------------------------------------------------------------------- send
 
@@ -402,7 +400,7 @@ class Pipeline:
     def _forbids(self, drop: Drop, folder: Folder, history: Sequence[Entry], *, repeat: bool) -> Event | None:
         """What keeps a repeat, or opt-outs, from being announced right now."""
         if repeat:  # people may have left meanwhile, or its window may be over
-            departed = self._have_people_left(drop)
+            departed = policy.have_left(self._taken_since(drop))
             why_not = policy.why_not_again(folder, history, departed=departed, now=self._now())
             return policy.held(folder, "unknown", f"{drop.reason} ({why_not})") if why_not else None
         if folder.departs and any(

@@ -12,7 +12,7 @@ subscribe, and rows that others added since are wiped by a repeated `clear`. Hen
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -110,29 +110,40 @@ def duplicate(
     folder: Folder,
     accepted: Sequence[tuple[Drop, Folder]],
     last: str | None,
+    joined_since: Callable[[Drop], bool],
     *,
-    returned: bool = False,
     now: float,
 ) -> Skipped | Withheld | None:
     """What is to be done with a file whose content OptiPub took already; None: it is sent.
 
     `accepted` are the drops with the same content for the same segment, with their settings, the latest first; `last`
     is the ID of the segment's last accepted drop. With `clear` only that one counts: an older list that comes again
-    after another one is meant to take its place. `returned` says of opt-outs that sign-ups of the account were offered
-    since: whoever signed up again and leaves again must not be mailed, so they are sent. Sign-ups after opt-outs are
-    skipped all the same: more likely somebody sent an old file again.
+    after another one is meant to take its place. Opt-outs that come again after people joined (`joined_since` the drop
+    was sent) are sent: who left, came back and left once more would be mailed.
     """
-    if drop.cleared or drop.tries or folder.duplicates == "send" or (folder.departs and returned):
+    if drop.cleared or drop.tries or folder.duplicates == "send":
         return None
     for first, settings in accepted:
         at = first.verdict_at or first.changed_at
         recent = now - at < folder.duplicates_within  # also where the clock went back: then it is later than now
         if recent and settings.parameters == folder.parameters and not (folder.clear and first.id != last):
+            if folder.departs and joined_since(first):
+                return None
             if folder.duplicates == "skip":
                 return Skipped(first=first.id, first_at=at)
             why = f"the same content was accepted for this segment as {first.id}"
             return held(folder, "duplicate", why)
     return None
+
+
+def have_left(others: Iterable[Drop]) -> bool:
+    """Whether opt-outs are among these drops."""
+    return any(settings_of(each).departs for each in others)
+
+
+def have_joined(others: Iterable[Drop]) -> bool:
+    """Whether sign-ups are among these drops."""
+    return not all(settings_of(each).departs for each in others)
 
 
 # ------------------------------------------------------------------------------------------- unknown outcomes

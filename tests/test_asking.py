@@ -459,7 +459,14 @@ def test_plan_tells_what_would_become_of_each_file(tmp_path: Path, sandbox: Sand
     scene.put("5-large.csv", ROWS + b"ann@example.com,x\n" * 100)
     scene.put("6-ignored.part", ROWS)
     (scene.inbox / "7-link.csv").symlink_to("/etc/passwd")
-    before = {path: path.lstat() for path in scene.inbox.iterdir()}
+
+    def there() -> dict[Path, tuple[int, int, int]]:
+        return {
+            path: (path.lstat().st_ino, path.lstat().st_size, path.lstat().st_mtime_ns)
+            for path in scene.inbox.iterdir()
+        }
+
+    before = there()
     code, out, err = ask(scene, "plan")
     assert (code, err) == (3, "")
     assert "acme: subscribe into segment 1 of main" in out
@@ -475,7 +482,7 @@ def test_plan_tells_what_would_become_of_each_file(tmp_path: Path, sandbox: Sand
         "6-ignored.part": ("left", "the name is one that transfer clients give to unfinished files"),
         "7-link.csv": ("left", "not a regular file but a symbolic link"),
     }
-    assert {path: path.lstat() for path in scene.inbox.iterdir()} == before
+    assert there() == before
     assert not (scene.config.state_dir / "ledger.db").exists()
     assert sandbox.state()["requests"] == 0
 

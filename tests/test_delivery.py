@@ -459,21 +459,17 @@ def test_the_same_file_again_goes_to_done_unsent(start: Start, sandbox: Sandbox)
     assert_kept(kit.scene, kit.ledger.find_drops())
 
 
-def test_opt_outs_that_come_again_after_sign_ups_are_sent(start: Start, sandbox: Sandbox) -> None:
-    """Who left, signed up again and left again with an equal file is not mailed; without sign-ups they are skipped."""
-    kit = start(
-        "optouts: {segment_id: 1, mode: unsubscribe}",
-        f"signups: {{segment_id: 2, {SUBSCRIBE}}}",
-        defaults="duplicates: skip",
-    )
-    put(kit, "out1.csv", "out2.csv", content=ROWS, folder="optouts")
-    assert drop(kit, "out2.csv").spared == "duplicate"
-    put(kit, "in.csv", content=ROWS, folder="signups")
-    put(kit, "out3.csv", "out4.csv", content=ROWS, folder="optouts")
-    assert (drop(kit, "out3.csv").spared, drop(kit, "out4.csv").spared) == ("", "duplicate")
-    put(kit, "in2.csv", content=ROWS, folder="signups")  # an old file sent again signs nobody up who left
-    assert drop(kit, "in2.csv").spared == "duplicate"
-    assert len(offered_to(sandbox)) == 3
+def test_who_leaves_again_after_coming_back_is_not_mailed(start: Start, sandbox: Sandbox) -> None:
+    """An opt-out that comes again goes to done/ unsent, but not where sign-ups of the account came in between."""
+    kit = start("out: {segment_id: 2, mode: unsubscribe}", f"in: {{segment_id: 1, {SUBSCRIBE}}}", usual=False)
+    put(kit, "left.csv", "left twice.csv", folder="out", content=ROWS)
+    put(kit, "back.csv", folder="in", content=ROWS)
+    put(kit, "left again.csv", folder="out", content=ROWS)
+    put(kit, "back again.csv", folder="in", content=ROWS)
+    assert offered_to(sandbox) == [2, 1, 2]
+    assert "NOT SENT" in log(kit, "left twice.csv")
+    assert "NOT SENT" in log(kit, "back again.csv")
+    assert_kept(kit.scene, kit.ledger.find_drops())
 
 
 def test_a_flood_is_held(start: Start, sandbox: Sandbox) -> None:

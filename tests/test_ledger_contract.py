@@ -179,8 +179,8 @@ def test_facts_follow_from_events(ledger: Ledger) -> None:
     assert (facts.drop_id, facts.rows, facts.at) == ("A1", 2, 62.0)
 
 
-def test_what_was_taken_since_an_unknown_attempt_is_known_by_order_and_not_by_time(ledger: Ledger) -> None:
-    """Accepted or lost after the first unknown attempt began, of the same account; whatever the clock said."""
+def test_what_was_taken_since_an_attempt_is_known_by_order_and_not_by_time(ledger: Ledger) -> None:
+    """Accepted or lost after the attempt that OptiPub has or may have, of the same account; whatever the clock said."""
     taken = Accepted(status=201, body="Import created.")
     live(ledger, "A1", attempted(1), taken)
     live(ledger, "A2", attempted(1), Deferred(due_at=60.0, cause="503"), attempted(2))
@@ -189,24 +189,11 @@ def test_what_was_taken_since_an_unknown_attempt_is_known_by_order_and_not_by_ti
         ledger.commit(id, attempted(1), at=-1e9)
         ledger.commit(id, outcome, at=-1e9)
     (unknown,) = [ledger.commit("A2", Lost(cause="lost", sent=1), at=3.0)]
-    assert [drop.id for drop in ledger.taken_since_unknown(unknown)] == ["A3", "A4"]
-    (first,) = ledger.find_drops(prefix="A1")
-    assert ledger.taken_since_unknown(first) == []
-
-
-def test_what_was_offered_since_opt_outs_is_known_by_order_and_not_by_time(ledger: Ledger) -> None:
-    """From their last attempt on, of the same account; also what is under way. Where nobody knows any more: all."""
-    taken = Accepted(status=201, body="Import created.")
-    live(ledger, "A1", attempted(1), taken)
-    live(ledger, "A2", attempted(1), taken)
-    live(ledger, "A3", attempted(1))
-    ledger.claim([("A4", CLAIMED), ("A5", replace(CLAIMED, account="other"))], at=1.0)
-    ledger.commit("A5", attempted(1), at=-1e9)
-    (first,) = ledger.find_drops(prefix="A2")
-    assert [drop.id for drop in ledger.offered_since(first)] == ["A3"]
-    ledger.commit("A2", Filed(path="done/a"), at=2.0)
-    ledger.commit("A2", Expired(days=1), at=3.0)
-    assert [drop.id for drop in ledger.offered_since(first)] == ["A1", "A3"]
+    assert [drop.id for drop in ledger.taken_since(unknown)] == ["A3", "A4"]
+    (first,) = ledger.find_drops(prefix="A1")  # taken, at its first attempt
+    assert [drop.id for drop in ledger.taken_since(first)] == ["A2", "A3", "A4"]
+    (last,) = ledger.find_drops(prefix="A4")
+    assert ledger.taken_since(last) == [unknown]
 
 
 def test_how_much_was_written_only_grows(ledger: Ledger) -> None:

@@ -92,7 +92,7 @@ FAULTS = {
     ],
     "the same content was accepted before, within `duplicates_within:`": [
         "delivery.the_same_file_again_goes_to_done_unsent",
-        "delivery.opt_outs_that_come_again_after_sign_ups_are_sent",
+        "delivery.who_leaves_again_after_coming_back_is_not_mailed",
         "policy.duplicates_may_be_held_or_sent",
     ],
     "a newer full load of the folder came, with `supersede: true`": [

@@ -136,13 +136,10 @@ class Reader(Protocol):
     def last_accepted(self, account: str, segment_id: int) -> str | None:
         """The ID of the drop that OptiPub took last for this segment, from whichever folder; or None."""
 
-    def taken_since_unknown(self, drop: Drop) -> list[Drop]:
-        """Other drops of the account that OptiPub took, or may have, since this one's first unknown attempt began."""
+    def taken_since(self, drop: Drop) -> list[Drop]:
+        """Other drops of the account that OptiPub took, or may have, since it took this one, or may have.
 
-    def offered_since(self, drop: Drop) -> list[Drop]:
-        """Other drops of the account that were offered, or may have been, since this one's last attempt began.
-
-        Where the history of either is kept no longer, they count as offered.
+        That is since the first such attempt began; where its history is gone, all that the ledger knows of.
         """
 
     def claimed_before(self, drop: Drop, *, since: float, limit: int) -> int:

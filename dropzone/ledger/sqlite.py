@@ -282,24 +282,15 @@ class SQLiteReader:
             ).fetchone()
         return str(row[0]) if row else None
 
-    def taken_since_unknown(self, drop: Drop) -> list[Drop]:
+    def taken_since(self, drop: Drop) -> list[Drop]:
         # By the order in which events were written down, which no clock changes.
         with self._reading() as db:
             rows = db.execute(
-                f"{_SELECT} WHERE account = ? AND id != ? AND id IN (SELECT drop_id FROM events WHERE n > ("
-                "SELECT max(n) FROM events WHERE drop_id = ? AND kind = 'Attempted' AND n < ("
-                "SELECT min(n) FROM events WHERE drop_id = ? AND kind = 'Lost')) AND kind IN ('Accepted', 'Lost'))",
-                (drop.account, drop.id, drop.id, drop.id),
-            )
-            return [_drop(row) for row in rows]
-
-    def offered_since(self, drop: Drop) -> list[Drop]:
-        with self._reading() as db:
-            rows = db.execute(
                 f"{_SELECT} WHERE account = ? AND id != ? AND id IN (SELECT drop_id FROM events WHERE n > coalesce(("
-                "SELECT max(n) FROM events WHERE drop_id = ? AND kind = 'Attempted'), 0) "
-                "AND kind IN ('Attempted', 'Accepted', 'Lost', 'Expired'))",
-                (drop.account, drop.id, drop.id),
+                "SELECT max(n) FROM events WHERE drop_id = ? AND kind = 'Attempted' AND n < ("
+                "SELECT min(n) FROM events WHERE drop_id = ? AND kind IN ('Accepted', 'Lost'))), 0)"
+                " AND kind IN ('Accepted', 'Lost'))",
+                (drop.account, drop.id, drop.id, drop.id),
             )
             return [_drop(row) for row in rows]
 

@@ -184,7 +184,11 @@ def _judged(
     accepted = ledger.find_accepted(folder.account, folder.segment_id, digest) if ledger else []
     pairs = [(each, policy.settings_of(each)) for each in accepted]
     last = ledger.last_accepted(folder.account, folder.segment_id) if ledger else None
-    known = policy.duplicate(drop, folder, pairs, last, now=now)
+
+    def joined_since(first: Drop) -> bool:
+        return ledger is not None and policy.have_joined(ledger.taken_since(first))
+
+    known = policy.duplicate(drop, folder, pairs, last, joined_since, now=now)
     if isinstance(known, Skipped):
         return "spared", f"the same content was accepted for this segment as {known.first}"
     if known is not None:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from dropzone.errors import Cancelled
 from dropzone.sheet.parts import Files, Outcome, Part, read_part
 from dropzone.sheet.rules import Refusal
+from dropzone.sheet.trail import Traces
 
 
 class Beside:
@@ -71,8 +72,8 @@ def main() -> None:
     """Read the part that standard input holds and tell standard output of it."""
     orders, answers = sys.stdin.buffer, sys.stdout.buffer
     part, (fd, *others) = pickle.load(orders)  # noqa: S301 - what `Beside` has written
-    prepared, rejects, frames, hashes = map(_open, others)
-    files = Files(prepared=prepared, rejects=rejects, frames=frames, hashes=hashes)
+    prepared, rejects, frames, hashes, ordered = map(_open, others)
+    files = Files(prepared=prepared, rejects=rejects, traces=Traces(frames=frames, hashes=hashes, ordered=ordered))
 
     def tell(bytes_read: int) -> None:
         try:

@@ -28,7 +28,7 @@ from dropzone.sheet.repeats import Repeats, Sink
 from dropzone.sheet.rules import ROW_LIMIT, Refusal, Repair
 from dropzone.sheet.source import Source, Twice
 from dropzone.sheet.text import CHUNK, Text, as_bytes
-from dropzone.sheet.trail import Trail, find_repeats
+from dropzone.sheet.trail import Traces, Trail, find_repeats, new_traces
 
 _COPIED = 1 << 20  # bytes at a time
 _IN_MEMORY = 1 << 20  # bytes of a temporary file that need no disk
@@ -148,6 +148,8 @@ class _Check:
             chunk=chunk,
         )
         self._tell = self.text.tell_progress
+        # Before those who write to them: what is left last has to be left by them first.
+        self._traces = new_traces(self._file)
         self._writing = files.enter_context(Behind(beside=beside))
         self._hashing = files.enter_context(Behind(beside=beside))
         self._prepared = Later(prepared, self._writing)
@@ -162,7 +164,7 @@ class _Check:
         header = read_header(lines, self._folder, self._tally.repairs)
         self._prepared.write(header.line.encode() + b"\n")
         rejects = _Rejects(self._rejects, header)
-        trail = self._trail(self._file(), self._file(), new_key(), header)
+        trail = self._trail(self._traces, new_key(), header)
         reading = Reading(
             self._folder,
             header,
@@ -180,13 +182,13 @@ class _Check:
             if outcomes := self._outcomes(lines):
                 for files, outcome in zip(self._others.files, outcomes, strict=True):
                     self._take(files, outcome, rejects)
-                    trails.append(self._trail(files.frames, files.hashes, trail.key, header, outcome))
+                    trails.append(self._trail(files.traces, trail.key, header, outcome))
                 bytes_read = outcomes[-1].end
             else:
                 text.go_on()
                 reading.read_all(lines)
                 bytes_read = text.bytes_read
-        find_repeats(trails, self._repeats, reading.key_of, self._scratch, self._tell)
+        find_repeats(trails, self._repeats, reading.key_of, self._tell)
         self._repeats.finish()
         if self._held:
             self._held.release(self._prepared, self._tell)
@@ -237,9 +239,7 @@ class _Check:
 
     # ------------------------------------------------------------------------------------------------ the end
 
-    def _trail(
-        self, frames: IO[bytes], hashes: IO[bytes], key: bytes, header: Header, part: Outcome | None = None
-    ) -> Trail:
+    def _trail(self, traces: Traces, key: bytes, header: Header, part: Outcome | None = None) -> Trail:
         """The trail of what is read here, or the one that a part has left."""
 
         def again() -> Iterator[bytes]:
@@ -248,7 +248,7 @@ class _Check:
             return self.text.again(self._source.again(part.start), part.start)
 
         count = part.count if part else 0
-        return Trail(frames, hashes, key, self._hashing, again, end=header.entry_end, count=count)
+        return Trail(traces, key, self._hashing, again, end=header.entry_end, count=count)
 
     def _file(self) -> IO[bytes]:
         return self._files.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self._scratch))

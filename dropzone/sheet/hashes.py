@@ -14,24 +14,30 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 SIZE = 8  # bytes of a hash
 BLOCK = 1 << 17  # hashes in memory at a time: 1 MiB, and what sorting adds
 
+_RANGES = 1 << 10  # of values, at most: with a hundred million rows each has about a block's worth
+_BOUNDS = [(part << 64) // _RANGES for part in range(1, _RANGES)]
+
 _WORDS = 8  # words of 8 bytes of an address that count: what is the same so far is compared exactly
-_AT_ONCE = 4  # words that are taken of every address; most have no more
+_AT_ONCE = 32  # bytes that are taken of every address; most have no more
+_CELL = f"V{_AT_ONCE}"
 _MANY = 1 << 14  # bytes from which on a call of numpy pays
 _QUOTE = ord('"')
+_FREED = 2 << 20  # bytes
 
 
 class Hashing(Protocol):
     """One way to do it. Blocks are hashes one behind the other, eight bytes each."""
 
-    def hashes(self, rows: bytes, end: bytes) -> bytes:
+    def hashes(self, runs: Sequence[bytes], end: bytes) -> bytes:
         """A block: the hash of the first cell of each row, as if it were in lower case and had no quotes.
 
-        `rows` are canonical, each with its line end; `end` is what stands behind a first cell, a comma or a line end.
+        The rows in `runs` are canonical, each with its line end; `end` is what stands behind a first cell, a comma or
+        a line end.
         """
 
     def sorted(self, block: bytes, bounds: Sequence[int]) -> tuple[bytes, list[int]]:
@@ -44,42 +50,75 @@ class Hashing(Protocol):
         """The places of the hashes of a block whose first bits, the others shifted out, are marked."""
 
 
-def repeated(
-    hashing: Hashing, hashes: Iterator[bytes], count: int, scratch: IO[bytes], tell: Callable[[], None]
-) -> Iterator[int]:
-    """Every hash that comes more than once in the blocks `hashes`, `count` altogether; `scratch` is an empty file.
+class Ordered:
+    """A file of hashes in blocks, each in order, and before each how many in it are smaller than each of the bounds."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._waiting: list[bytes] = []
+        self._size = 0
+
+    def add(self, block: bytes, hashing: Hashing) -> None:
+        """Take the hashes of some rows more."""
+        self._waiting.append(block)
+        self._size += len(block)
+        if self._size >= SIZE * BLOCK:
+            self.flush(hashing)
+
+    def flush(self, hashing: Hashing) -> None:
+        """Write what was kept back until it was enough for a block, if there is any."""
+        if not self._waiting:
+            return
+        in_order, smaller = hashing.sorted(b"".join(self._waiting), _BOUNDS)
+        self._file.write(array("I", [0, *smaller, len(in_order) // SIZE]).tobytes() + in_order)
+        self._waiting, self._size = [], 0
+
+
+def repeated(hashing: Hashing, files: Sequence[IO[bytes]], count: int, tell: Callable[[], None]) -> Iterator[int]:
+    """Every hash that comes more than once in the files that `Ordered` has written, `count` hashes altogether.
 
     `tell` is called again and again, and may raise.
 
-    The blocks are sorted one by one; then a range of values is looked at after the other, with its part of each. That
-    a million rows may have one address makes no range large: two of them in each block tell as much.
+    A range of values is looked at after the other, with the part of it that each block has. That a million rows may
+    have one address makes no range large: two of them in each block tell as much.
     """
-    ranges = -(-count // BLOCK)
-    bounds = [(part << 64) // ranges for part in range(1, ranges)]
-    cuts = []
+    blocks = [each for file in files for each in _blocks(file)]
+    ranges = min(_RANGES, max(1, -(-count // BLOCK)))
+    edges = [_RANGES * part // ranges for part in range(ranges + 1)]
+    for first, end in pairwise(edges):
+        tell()
+        yield from hashing.repeated(b"".join(block.part(first, end) for block in blocks))
+
+
+class _Block(NamedTuple):
+    """Where in a file the hashes of a block begin, and at which of them each range does."""
+
+    file: IO[bytes]
+    start: int
+    cuts: array[int]  # an array: as a list they would take 30 MiB for a hundred million rows
+
+    def part(self, first: int, end: int) -> bytes:
+        self.file.seek(self.start + SIZE * self.cuts[first])
+        return self.file.read(SIZE * (self.cuts[end] - self.cuts[first]))
+
+
+def _blocks(file: IO[bytes]) -> Iterator[_Block]:
     at = 0
-    for block in hashes:
-        in_order, smaller = hashing.sorted(block, bounds)
-        scratch.write(in_order)
-        # An array, for there are as many as blocks times ranges: as a list they take 20 MiB for a hundred million rows.
-        cuts.append(array("Q", [at + SIZE * each for each in (0, *smaller, len(in_order) // SIZE)]))
-        at += len(in_order)
-        tell()
-    for part in range(ranges):
-        tell()
-        yield from hashing.repeated(b"".join(_cut(scratch, each[part], each[part + 1]) for each in cuts))
-
-
-def _cut(file: IO[bytes], start: int, end: int) -> bytes:
-    file.seek(start)
-    return file.read(end - start)
+    while True:
+        file.seek(at)
+        cuts = array("I", file.read(array("I").itemsize * (_RANGES + 1)))
+        if not cuts:
+            return
+        start = file.tell()
+        yield _Block(file, start, cuts)
+        at = start + SIZE * cuts[-1]
 
 
 class Plain:
     """With Python's own hash and lists. It knows a key of its own, other than the caller's, in each interpreter."""
 
-    def hashes(self, rows: bytes, end: bytes) -> bytes:
-        keys = [row.partition(end)[0].strip(b'"') for row in rows.lower().split(b"\n")]
+    def hashes(self, runs: Sequence[bytes], end: bytes) -> bytes:
+        keys = [row.partition(end)[0].strip(b'"') for row in b"".join(runs).lower().split(b"\n")]
         return array("q", map(hash, keys[:-1])).tobytes()
 
     def sorted(self, block: bytes, bounds: Sequence[int]) -> tuple[bytes, list[int]]:
@@ -95,91 +134,71 @@ class Plain:
 
 
 class Vectors:
-    """With numpy: each step is one call for many rows, on words of eight bytes that begin where an address does."""
+    """With numpy: each step is one call for many rows, on the 32 bytes that begin where an address does."""
 
     def __init__(self, numpy: Any, key: bytes) -> None:
-        self._np = numpy
-        self._factors = numpy.frombuffer(key, numpy.uint64) | numpy.uint64(1)
-        self._ones, self._highest, self._blanks = map(self._all, b"\x01\x80\x20")
-        self._full = self._all(0xFF)
+        np = self._np = numpy
+        self._factors = np.frombuffer(key, np.uint64) | np.uint64(1)
+        self._blanks = np.full(_AT_ONCE, 0x20, np.uint8).view(np.uint64)[0]
+        # For each number of bytes, all bits of the first so many.
+        masks = np.where(np.arange(_AT_ONCE) < np.arange(_AT_ONCE + 1)[:, None], np.uint8(0xFF), np.uint8(0))
+        self._masks = masks.view(_CELL).ravel()
+        _keep_freed_memory()
 
-    def _all(self, byte: int) -> Any:
-        """A word of eight times this byte."""
-        return self._np.uint64(int.from_bytes(bytes([byte]) * SIZE))
-
-    def hashes(self, rows: bytes, end: bytes) -> bytes:
+    def hashes(self, runs: Sequence[bytes], end: bytes) -> bytes:
         np = self._np
+        # Behind the last row there is something to look at, too.
+        rows = b"".join([*runs, bytes(_AT_ONCE)])
         line_ends = self._line_ends(np.frombuffer(rows, np.uint8))
         starts = np.empty_like(line_ends)
         starts[:1] = 0
         np.add(line_ends[:-1], 1, out=starts[1:])
-        # A view of what stands at each byte; behind the last row there are words to look at, too.
-        width = SIZE * _AT_ONCE
-        there = np.ndarray(shape=(len(rows) + 1,), dtype=f"V{width}", buffer=rows + bytes(width), strides=(1,))
-        block: bytes = self._mixed(there, starts, ord(end)).tobytes()
+        # What stands at each byte, as a view.
+        there = np.ndarray(shape=(len(rows) - _AT_ONCE + 1,), dtype=_CELL, buffer=rows, strides=(1,))
+        block: bytes = self._hashed(there, starts, ord(end)).tobytes()
         return block
 
     def _line_ends(self, letters: Any) -> Any:
         """Where line ends are, eight bytes at a time: few of these have one, none has two unless rows are tiny."""
         np = self._np
-        found = letters == 10
-        whole = len(found) - len(found) % SIZE
-        words = found[:whole].view(np.uint64)
-        places = np.flatnonzero(words != 0)
-        bits = words[places]
-        if np.bitwise_count(bits).max(initial=0) > 1:
-            return np.flatnonzero(found)
-        inside = places * SIZE + (np.bitwise_count(bits - np.uint64(1)) >> 3)
-        return np.concatenate((inside, whole + np.flatnonzero(found[whole:])))
+        bits = np.packbits(letters == 10, bitorder="little")
+        places = np.flatnonzero(bits.view(bool))
+        bits = bits[places]
+        below = bits - np.uint8(1)
+        if (bits & below).any():
+            return np.flatnonzero(letters == 10)
+        places *= 8
+        places += np.bitwise_count(below)
+        return places
 
-    def _mixed(self, there: Any, starts: Any, end: int) -> Any:
+    def _hashed(self, there: Any, starts: Any, end: int) -> Any:
         """The hashes of the cells that begin at `starts` and go on to the next byte `end`, or have quotes of theirs."""
         np = self._np
-        words = there[starts].view(np.uint64)
-        quoted = np.flatnonzero(words[::_AT_ONCE].astype(np.uint8) == _QUOTE)
+        cells = there[starts]
+        quoted = np.flatnonzero(cells.view(np.uint8)[::_AT_ONCE] == _QUOTE)
         if len(quoted) == len(starts):
-            return self._sums(there, starts + 1, there[starts + 1].view(np.uint64), _QUOTE)
-        sums = self._sums(there, starts, words, end)
+            return self._sums(there, starts + 1, there[starts + 1], _QUOTE)
+        sums = self._sums(there, starts, cells, end)
         if len(quoted):
-            sums[quoted] = self._mixed(there, starts[quoted], end)
+            sums[quoted] = self._hashed(there, starts[quoted], end)
         return sums
 
-    def _sums(self, there: Any, starts: Any, words: Any, end: int, first: int = 0) -> Any:
-        """The sums of each cell's words, each word times its factor; `words` are those at `starts`, and are changed."""
+    def _sums(self, there: Any, starts: Any, cells: Any, end: int, first: int = 0) -> Any:
+        """The sums of each cell's words, each word times its factor; `cells` are those at `starts`, and are changed."""
         np = self._np
-        inside = self._before(words, end)
-        longer = (inside.view(np.int64) >> 63).view(np.uint64)  # all bits of what goes on behind it, or none
+        ends = np.packbits(cells.view(np.uint8) == end, bitorder="little").view(np.uint32)  # one bit for each byte
+        lengths = np.bitwise_count(~ends & (ends - np.uint32(1)))  # the zeros below the lowest one
+        words = cells.view(np.uint64)
         words |= self._blanks  # lower case, and roughly so
-        words &= inside
+        words &= np.take(self._masks, lengths, mode="clip").view(np.uint64)  # `clip` for none is out of bounds: faster
         words ^= words >> np.uint64(29)
-        words, longer = words.reshape(-1, _AT_ONCE), longer.reshape(-1, _AT_ONCE)
-        sums = words[:, 0] * self._factors[first]
-        on = longer[:, 0]
-        for column in range(1, _AT_ONCE):
-            word = words[:, column] & on
-            word *= self._factors[first + column]
-            sums += word
-            on = on & longer[:, column]
-        rows = np.flatnonzero(on)
-        if len(rows) and (behind := first + _AT_ONCE) < _WORDS:
-            starts = starts[rows] + SIZE * _AT_ONCE
-            sums[rows] += self._sums(there, starts, there[starts].view(np.uint64), end, behind)
+        behind = first + _AT_ONCE // SIZE
+        sums = words.reshape(-1, _AT_ONCE // SIZE) @ self._factors[first:behind]
+        longer = np.flatnonzero(ends == 0)
+        if len(longer) and behind < _WORDS:
+            starts = starts[longer] + _AT_ONCE
+            sums[longer] += self._sums(there, starts, there[starts], end, behind)
         return sums
-
-    def _before(self, words: Any, end: int) -> Any:
-        """For each word the bits of the bytes before the first `end` in it; all, if it has none.
-
-        As in C's fastest string functions: one less in each byte borrows from the first byte that is zero.
-        """
-        np = self._np
-        others = words ^ self._all(end)
-        bits = others - self._ones
-        bits &= np.invert(others, out=others)
-        bits &= self._highest
-        bits &= np.negative(bits, out=others)  # the lowest one of them, or none
-        bits >>= np.uint64(7)
-        bits -= np.uint64(1)
-        return bits
 
     def sorted(self, block: bytes, bounds: Sequence[int]) -> tuple[bytes, list[int]]:
         np = self._np
@@ -200,6 +219,15 @@ class Vectors:
         return found
 
 
+def _keep_freed_memory() -> None:
+    """Have the C library keep freed blocks of up to two megabytes for the next request.
+
+    From 128 KiB on, glibc gives each block back to the system, until it sees a larger one freed; every array would come
+    with fresh pages then, which takes as long as what is done with it (measured).
+    """
+    bytes(_FREED)
+
+
 def count_lines(text: bytes) -> int:
     """The line ends in `text`. With numpy, once it is there, five times as fast."""
     if len(text) < _MANY or not _numpy.cache_info().currsize or (np := _numpy()) is None:
@@ -210,6 +238,7 @@ def count_lines(text: bytes) -> int:
 @cache
 def _numpy() -> Any:
     """numpy, imported when a large file comes first: it takes a tenth of a second and ten megabytes."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # or it starts threads that nothing here would use
     try:
         import numpy as np  # noqa: PLC0415
     except ImportError:  # the extra `fast` is not installed

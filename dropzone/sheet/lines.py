@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dropzone.sheet.hashes import count_lines
 from dropzone.sheet.rules import KEPT_OF_LONG_LINE, ROW_LIMIT, Fault, Refusal, Rule, refusal
@@ -32,8 +31,7 @@ class Pattern(Protocol):
     def match(self, text: bytes, pos: int, endpos: int, /) -> Ending | None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peek:
+class Peek(NamedTuple):
     """What comes next, without its line end.
 
     `first` is the physical line number `line`. `whole` goes on to where the quote that is open at its end can close at
@@ -60,6 +58,7 @@ class Lines:
         self._kept = min(KEPT_OF_LONG_LINE, limit)
         self.line = line  # the number of the physical line that comes next
         self.passed = 0  # bytes of the text before it
+        self.refused = False  # whether the pattern that took what came last did not want that line
         self._source = text
         self._pieces = text.pieces()
         self._text = b""
@@ -99,13 +98,17 @@ class Lines:
     def run(self, pattern: Pattern) -> bytes:
         """Move past as many of the rows in sight as `pattern` takes, and give them; empty if it takes none.
 
-        No row in it is over the limit: all together are not.
+        No row in it is over the limit: all together are not. Afterwards `refused` tells whether the next one was in
+        sight, so that asking the same pattern for it is in vain.
         """
-        found = pattern.match(self._text, self._at, self._end(self.limit + 1))
+        sight = self._end(self.limit + 1)
+        found = pattern.match(self._text, self._at, sight)
         if found is None:
             return b""
-        rows = self._text[self._at : found.end()]
-        self._move(found.end(), count_lines(rows))
+        end = found.end()
+        rows = self._text[self._at : end]
+        self.refused = self._text.find(b"\n", end, sight) >= 0
+        self._move(end, count_lines(rows))
         return rows
 
     def peek(self) -> Peek | None:

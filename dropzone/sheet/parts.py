@@ -25,7 +25,7 @@ from dropzone.sheet.reading import Reading, Tally
 from dropzone.sheet.source import Stretch, Twice
 from dropzone.sheet.text import Text
 from dropzone.sheet.tiers import tiers
-from dropzone.sheet.trail import Trail
+from dropzone.sheet.trail import Traces, Trail, new_traces
 
 SMALLEST = 32 << 20  # bytes of a part: reading less takes no longer than starting an interpreter
 _SIGHT = 1 << 18  # bytes that are searched for a good place to cut
@@ -65,12 +65,11 @@ class Files:
 
     prepared: IO[bytes]
     rejects: IO[bytes]
-    frames: IO[bytes]
-    hashes: IO[bytes]
+    traces: Traces
 
     def all(self) -> tuple[IO[bytes], ...]:
         """In the order of the fields."""
-        return self.prepared, self.rejects, self.frames, self.hashes
+        return self.prepared, self.rejects, self.traces.frames, self.traces.hashes, self.traces.ordered
 
 
 class Running(Protocol):
@@ -160,7 +159,7 @@ def new_files(files: ExitStack, scratch: str | None) -> Files:
     def new() -> IO[bytes]:
         return files.enter_context(tempfile.TemporaryFile(dir=scratch))
 
-    return Files(prepared=new(), rejects=new(), frames=new(), hashes=new())
+    return Files(prepared=new(), rejects=new(), traces=new_traces(new))
 
 
 class Others:
@@ -213,13 +212,14 @@ def read_part(part: Part, fd: int, files: Files, progress: Callable[[int], None]
     )
     text.stop = None if part.stop is None else part.stop - part.start
     lines = Lines(text, limit=part.row_limit, line=1 + _count_lines(fd, part.start))
-    trail = Trail(files.frames, files.hashes, part.key, Behind(beside=False), end=part.header.entry_end)
+    trail = Trail(files.traces, part.key, Behind(beside=False), end=part.header.entry_end)
     engine = ENGINES[part.engine]
     reading = Reading(
         folder, part.header, engine, prepared=files.prepared, rejects=files.rejects, trail=trail, tally=tally
     )
     reading.read_all(lines)
     trail.finish(hashes.best(part.key))
+    trail.put_in_order()
     for file in files.all():
         file.flush()
     whole = text.stop is None or lines.passed == text.stop_at

@@ -80,17 +80,21 @@ class Reading:
 
     def read_all(self, lines: Lines) -> None:
         """All rows up to where `lines` is to stop. Raises `Refusal` where the text cannot be read to its end."""
-        rows = 0
+        rows = first = 0
         while lines.more():
-            if empty := lines.skip_empty():
-                self._tally.repairs[Repair.BLANK_LINES] += empty
-            elif not any(self._run(lines, tier) for tier in self._tiers):
+            for number in range(first, len(self._tiers)):
+                if self._run(lines, self._tiers[number]):
+                    # What this tier has refused, one before it would hardly take. If it would, no harm is done.
+                    first = number + 1 if lines.refused else 0
+                    break
+            else:
+                first = 0
                 self._row(lines)
                 rows += 1
                 if rows % _TELL == 0:  # one chunk may hold a hundred thousand
                     lines.tell_progress()
 
-    def key_of(self, row: bytes) -> tuple[str, int] | None:
+    def key_of(self, row: bytes) -> tuple[bytes, int] | None:
         """What stands in the column of the addresses of a row as it came, for comparing, and its column; None if none.
 
         A row that was good when it was read first is none only if somebody has changed the file meanwhile.
@@ -100,7 +104,7 @@ class Reading:
             return None
         cell = cells[self._header.order[0]]
         entry = self._read(cell)
-        return (entry.key, cell.start + 1) if isinstance(entry, Entry) else None
+        return (entry.key.encode(), cell.start + 1) if isinstance(entry, Entry) else None
 
     # ------------------------------------------------------------------------------------------- many rows
 
@@ -124,6 +128,9 @@ class Reading:
     # -------------------------------------------------------------------------------------------- one row
 
     def _row(self, lines: Lines) -> None:
+        if empty := lines.skip_empty():
+            self._tally.repairs[Repair.BLANK_LINES] += empty
+            return
         dialect, width = self._header.dialect, len(self._header.names)
         peek = lines.peek()
         assert peek is not None  # there was more
@@ -154,11 +161,11 @@ class Reading:
         return read_entry(cell.value.strip(BLANKS), self._hash, hash_plain=self._folder.hash_plain)
 
     def _reject(self, row: Row, fault: Fault) -> None:
-        line, column = row.place(fault.at)
-        found = problem(fault.rule, line, column, self._subject(row, fault), **fault.facts)
+        subject, what = self._subject(row, fault), fault.rule.what.format(**fault.facts)
         if len(self._tally.problems) < MAX_PROBLEMS:
-            self._tally.problems.append(found)
-        reason = f"{found.subject}: {found.what}" if found.subject else found.what
+            line, column = row.place(fault.at)
+            self._tally.problems.append(problem(fault.rule, line, column, subject, **fault.facts))
+        reason = f"{subject}: {what}" if subject else what
         self._rejects.write(as_bytes(f"{row.line},{in_quotes(reason)},{row.text}\n"))
         self._tally.bad += 1
         self._tally.cut_off = 0 if row.ended else row.line

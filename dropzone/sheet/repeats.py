@@ -2,7 +2,7 @@
 
 The keys that come first are kept in memory; once these are enough, each further new key goes to one of a few temporary
 files by its hash, and each of those is later gone through in the same way. A key is either kept at its first row or
-never, so all its rows meet in one place. A key goes to disk at most once per level, and a level takes sixteen times as
+never, so all its rows meet in one place. A key goes to disk at most once per level, and a level takes thirty times as
 many as the one before.
 """
 
@@ -19,10 +19,10 @@ from dropzone.sheet.rules import Rule, mask, problem
 
 FIRST = 10  # repeats that a report names
 
-_HELD = 16 << 20  # bytes of keys in memory, with what Python adds to each
+_HELD = 6 << 20  # bytes of keys in memory, with what Python adds to each
 _OVERHEAD = 160
 _TELL = 4096  # keys that are gone through in a few milliseconds
-_PARTS = 16  # temporary files of a level; three levels are enough for a hundred million keys
+_PARTS = 32  # temporary files of a level; three levels are enough for a hundred million keys
 
 
 class Sink(Protocol):
@@ -70,9 +70,9 @@ class Repeats:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
-    def add(self, key: str, line: int, column: int) -> None:
+    def add(self, key: bytes, line: int, column: int) -> None:
         """Note one row, in the order of the file. `key` has no blanks and no line ends in it."""
-        self._tally.add(key.encode(), line, column)
+        self._tally.add(key, line, column)
 
     def finish(self) -> None:
         """Bring `count` and what `first` gives up to the whole file."""

@@ -11,12 +11,29 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from typing import Protocol, cast
 
 from dropzone.sheet.header import Header
 from dropzone.sheet.rules import Repair
 
 # Stands for a delimiter in quotes while cells are split and moved: no run has one, for a NUL refuses the file.
 _HIDDEN = b"\0"
+
+
+class Hashed(Protocol):
+    """A text that was hashed."""
+
+    @property
+    def digest_size(self) -> int: ...
+
+    def digest(self) -> bytes: ...
+
+    def hexdigest(self) -> str: ...
+
+
+New = Callable[[bytes], Hashed]
 
 
 class Rewrite:
@@ -104,8 +121,19 @@ def _lowered(text: bytes, repairs: Counter[Repair]) -> bytes:
     return b"\n".join(map(bytes.__add__, lowered, rests)) + b"\n"
 
 
+def _constructor(kind: str) -> New:
+    """Python's own implementation, where it has one under a name of its own; else what `hashlib` has.
+
+    For texts as short as an address OpenSSL's takes up to twice as long, for what it sets up each time (measured).
+    """
+    for module in (f"_{kind}", "_sha2"):
+        with suppress(ImportError, AttributeError):
+            return cast("New", getattr(import_module(module), kind))
+    return cast("New", getattr(hashlib, kind))
+
+
 def _hashing(kind: str) -> Callable[[bytes, Counter[Repair]], bytes]:
-    new: Callable[[bytes], hashlib._Hash] = getattr(hashlib, kind)
+    new = _constructor(kind)
     size = new(b"").digest_size
 
     def hashed(text: bytes, repairs: Counter[Repair]) -> bytes:

@@ -42,8 +42,7 @@ class Cell(NamedTuple):
         return self.written[1:-1].replace('""', '"') if self.quoted else self.written
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """A row as it came, without its last line end (`ended` tells whether there was one); `line` is its first line.
 
     `cells` holds the first ones, at most as many as were asked for; `fields` counts all. With a `fault` both are empty.
@@ -79,6 +78,8 @@ class Dialect:
 
     def index(self, text: str, at: int) -> int:
         """In which cell of a row, from 0, the character `at` so far into it stands."""
+        if '"' not in text:
+            return text.count(self.delimiter, 0, at)
         return sum(1 for cell in self.cells(text) if isinstance(cell, Cell) and cell.end < at)
 
     def parse(self, text: str, most: int) -> tuple[tuple[Cell, ...], int, Fault | None]:
@@ -111,15 +112,12 @@ class Dialect:
 
     def _unquoted_cells(self, text: str) -> Iterator[Cell]:
         """The cells of a row without a quote, of which most bad rows are: three times as fast."""
-        blanks, at = self.blanks, 0
-        while at <= len(text):
-            end = text.find(self.delimiter, at)
-            if end < 0:
-                end = len(text)
-            behind_blanks = text[at:end].lstrip(blanks)
+        blanks, end = self.blanks, -1
+        for came in text.split(self.delimiter):
+            end += 1 + len(came)
+            behind_blanks = came.lstrip(blanks)
             written = behind_blanks.rstrip(blanks)
-            yield Cell(end - len(behind_blanks), end, written, len(written) < end - at)
-            at = end + 1
+            yield Cell(end - len(behind_blanks), end, written, len(written) < len(came))
 
     def _cell(self, text: str, at: int) -> Cell | Fault:
         start = self._past_blanks(text, at)
@@ -181,7 +179,9 @@ def read_row(lines: Lines, peek: Peek, dialect: Dialect, most: int) -> Row:
         text = peek.first
         cells, fields, quoting = dialect.parse(text, most)
     ended = lines.take(text)
-    fault = lines.find_undecodable(text) or _first(quoting, _find_control(text))
+    control = _find_control(text)
+    first = min(quoting, control, key=lambda fault: fault.at) if quoting and control else quoting or control
+    fault = lines.find_undecodable(text) or first
     if fault:
         cells, fields = (), 0
     return Row(line=peek.line, text=text, ended=ended, cells=cells, fields=fields, fault=fault)
@@ -190,7 +190,3 @@ def read_row(lines: Lines, peek: Peek, dialect: Dialect, most: int) -> Row:
 def _find_control(text: str) -> Fault | None:
     found = _CONTROL.search(text)
     return Fault(Rule.CONTROL, found.start(), {"code": ord(found[0])}) if found else None
-
-
-def _first(*faults: Fault | None) -> Fault | None:
-    return min((fault for fault in faults if fault), key=lambda fault: fault.at, default=None)

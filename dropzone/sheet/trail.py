@@ -8,18 +8,18 @@ rest on a hash.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from struct import Struct
 from typing import IO, Protocol
 
 from dropzone.sheet import hashes
 from dropzone.sheet.behind import Behind
-from dropzone.sheet.hashes import SIZE, Hashing, Plain
+from dropzone.sheet.hashes import SIZE, Hashing, Ordered, Plain
 
 _FRAME = Struct("<BQQII")  # kind, line; of a run its place, rows and bytes; of one row its column, 1, its key's bytes
 _CANONICAL, _REWRITTEN, _SINGLE = range(3)  # a run that was written as it came; one that was not; one row
-_AT_ONCE = 1 << 17  # bytes that are hashed at a time: what stays in a processor's cache is three times as fast
+_AT_ONCE = 1 << 19  # bytes that are hashed at a time: with less, calling takes longer than what is done (measured)
 SMALL = 1 << 20  # bytes of rows up to which no library need be imported and nothing goes to disk
 _MARKS = 22  # bits of a hash at most that tell whether it is marked: with a byte for each, 4 MiB
 
@@ -27,11 +27,25 @@ _MARKS = 22  # bits of a hash at most that tell whether it is marked: with a byt
 class Exact(Protocol):
     """Who compares the rows that may be repeats."""
 
-    def add(self, key: str, line: int, column: int) -> None: ...
+    def add(self, key: bytes, line: int, column: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traces:
+    """The files of a trail: where rows stand; the hash of each, in the order of the rows; and the same in blocks."""
+
+    frames: IO[bytes]
+    hashes: IO[bytes]
+    ordered: IO[bytes]
+
+
+def new_traces(new: Callable[[], IO[bytes]]) -> Traces:
+    """With files that `new` makes."""
+    return Traces(frames=new(), hashes=new(), ordered=new())
 
 
 class Trail:
-    """What the rows of a file, or of a part, leave. `frames` and `hashes` are files, empty or with `count` rows.
+    """What the rows of a file, or of a part, leave in its `traces`: empty files, or such with `count` rows.
 
     `key` is what hashes are keyed with; trails that are to be searched together share it. `again` gives the text in
     which the rows stand once more, in pieces. `end` is what stands behind an address: a comma, or the line end.
@@ -39,8 +53,7 @@ class Trail:
 
     def __init__(
         self,
-        frames: IO[bytes],
-        hashes: IO[bytes],
+        traces: Traces,
         key: bytes,
         behind: Behind,
         again: Callable[[], Iterator[bytes]] = lambda: iter(()),
@@ -48,8 +61,7 @@ class Trail:
         end: bytes = b",",
         count: int = 0,
     ) -> None:
-        self.frames = frames
-        self.hashes = hashes
+        self.traces = traces
         self.key = key
         self.again = again
         self.count = count  # good rows
@@ -58,6 +70,7 @@ class Trail:
         self._pending: list[bytes] = []
         self._size = 0
         self._hashing: Hashing | None = None
+        self._ordered = Ordered(traces.ordered)
 
     def add_run(self, line: int, count: int, place: int, run: bytes, written: bytes) -> None:
         """Note `count` rows of one line each, the first in `line`, as they came and as they were written.
@@ -65,13 +78,13 @@ class Trail:
         They stand `place` bytes into the text.
         """
         kind = _CANONICAL if run is written else _REWRITTEN
-        self.frames.write(_FRAME.pack(kind, line, place, count, len(run)))
+        self.traces.frames.write(_FRAME.pack(kind, line, place, count, len(run)))
         self._note(count, written)
 
     def add_row(self, line: int, column: int, key: str) -> None:
         """Note one row that was read exactly; its address is `key`, without case."""
         entry = key.encode()
-        self.frames.write(_FRAME.pack(_SINGLE, line, column, 1, len(entry)) + entry)
+        self.traces.frames.write(_FRAME.pack(_SINGLE, line, column, 1, len(entry)) + entry)
         self._note(1, entry + (b"\n" if self._end == b"\n" else self._end + b"\n"))
 
     def _note(self, count: int, written: bytes) -> None:
@@ -86,6 +99,11 @@ class Trail:
         self._hash(self._hashing or hashing)
         self._behind.finish()
 
+    def put_in_order(self) -> None:
+        """Have all hashes in `traces.ordered`; until then the last ones may be missing there."""
+        if self._hashing:
+            self._ordered.flush(self._hashing)
+
     @property
     def is_small(self) -> bool:
         """Whether nothing was hashed yet."""
@@ -94,15 +112,20 @@ class Trail:
     def _hash(self, hashing: Hashing) -> None:
         self._hashing = hashing
         rows, self._pending, self._size = self._pending, [], 0
+
+        def hash_them() -> None:
+            block = hashing.hashes(rows, self._end)
+            self.traces.hashes.write(block)
+            self._ordered.add(block, hashing)
+
         if rows:
-            self._behind.do(lambda: self.hashes.write(hashing.hashes(b"".join(rows), self._end)))
+            self._behind.do(hash_them)
 
 
 def find_repeats(
     trails: Sequence[Trail],
     exact: Exact,
-    read: Callable[[bytes], tuple[str, int] | None],
-    scratch: str | None,
+    read: Callable[[bytes], tuple[bytes, int] | None],
     tell: Callable[[], None],
 ) -> None:
     """Hand every row whose address may have come before, or may come again, to `exact`, in the order of the file.
@@ -116,13 +139,24 @@ def find_repeats(
     for trail in trails:
         trail.finish(hashing)
     marks = _Marks(sum(trail.count for trail in trails))
-    with tempfile.SpooledTemporaryFile(hashes.BLOCK * SIZE, dir=scratch) as space:
-        blocks = (block for trail in trails for block in _blocks(trail.hashes))
-        for value in hashes.repeated(hashing, blocks, marks.count, space, tell):
-            marks.add(value)
+    for value in _repeated(trails, hashing, marks.count, tell):
+        marks.add(value)
     for trail in trails if marks.any else ():
-        for key, line, column in _marked(trail, hashing, marks, read, tell):
-            exact.add(key, line, column)
+        _compare(trail, hashing, marks, exact, read, tell)
+
+
+def _repeated(trails: Sequence[Trail], hashing: Hashing, count: int, tell: Callable[[], None]) -> Iterable[int]:
+    """The hashes that come more than once in the trails, `count` altogether."""
+    if count <= hashes.BLOCK:
+        return hashing.repeated(b"".join(_read(trail.traces.hashes) for trail in trails))
+    for trail in trails:
+        trail.put_in_order()
+    return hashes.repeated(hashing, [trail.traces.ordered for trail in trails], count, tell)
+
+
+def _read(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 class _Marks:
@@ -156,36 +190,34 @@ class _Window:
         return self._text[place - self._begin : place - self._begin + size]
 
 
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    file.seek(0)
-    return iter(lambda: file.read(hashes.BLOCK * SIZE), b"")
-
-
-def _marked(
+def _compare(
     trail: Trail,
     hashing: Hashing,
     marks: _Marks,
-    read: Callable[[bytes], tuple[str, int] | None],
+    exact: Exact,
+    read: Callable[[bytes], tuple[bytes, int] | None],
     tell: Callable[[], None],
-) -> Iterator[tuple[str, int, int]]:
-    """Key, line and column of the rows of a trail whose hashes are marked."""
-    trail.frames.seek(0)
-    trail.hashes.seek(0)
+) -> None:
+    """Hand key, line and column of the rows of a trail whose hashes are marked to `exact`."""
+    frames, add = trail.traces.frames, exact.add
+    frames.seek(0)
+    trail.traces.hashes.seek(0)
     window = _Window(trail.again())
-    while frame := trail.frames.read(_FRAME.size):
+    while frame := frames.read(_FRAME.size):
         tell()
         kind, line, place, count, size = _FRAME.unpack(frame)
-        key = trail.frames.read(size) if kind == _SINGLE else b""
-        places = hashing.found(trail.hashes.read(SIZE * count), marks.bytes, marks.shift)
+        key = frames.read(size) if kind == _SINGLE else b""
+        places = hashing.found(trail.traces.hashes.read(SIZE * count), marks.bytes, marks.shift)
         if kind == _SINGLE:
-            yield from ((key.decode(), line, place) for _ in places)
-        elif places:
-            rows = window.at(place, size).split(b"\n")
-            read_one = _first_cell if kind == _CANONICAL else read
+            if places:
+                add(key, line, place)
+            continue
+        rows = window.at(place, size).split(b"\n") if places else []
+        if kind == _CANONICAL:
             for each in places:
-                if each < len(rows) and (found := read_one(rows[each])):
-                    yield found[0], line + each, found[1]
-
-
-def _first_cell(row: bytes) -> tuple[str, int]:
-    return row.partition(b",")[0].strip(b'"').lower().decode(), 1
+                if each < len(rows):  # always, unless somebody has changed the file meanwhile
+                    add(rows[each].partition(b",")[0].strip(b'"').lower(), line + each, 1)
+        else:
+            for each in places:
+                if each < len(rows) and (found := read(rows[each])):
+                    add(found[0], line + each, found[1])
