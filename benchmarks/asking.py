@@ -1,21 +1,25 @@
 """How long an operator waits for an answer: the reading commands with much in the ledger, from typing to the last line.
 
 Each is a process of its own, as it is typed, in turn with an interpreter that does nothing; the figures are minimum,
-median and maximum of so many rounds. Printed, and not judged.
+median and maximum of so many rounds, wall time and CPU time. Twice: without a daemon, and with one under load, which
+then has files of 10 KB and of 32 MB to check and send, more than it gets done. Printed, and not judged.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import _sink
 import intake
@@ -63,37 +67,60 @@ def fill(config: configuration.Config, drops: int, open_: int) -> str:
     return ids[-1]
 
 
-def seconds_of(words: list[str]) -> float:
-    """How long one command takes, as a process."""
-    began = time.perf_counter()
+class Cost(NamedTuple):
+    """What one command took."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def cost_of(words: list[str]) -> Cost:
+    """One command, as a process."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    return time.perf_counter() - began
+    wall_s, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def measure(place: Path, url: str, drops: int, open_: int, rounds: int) -> Iterator[str]:
+@contextmanager
+def busy(place: Path, file: Path, inboxes: list[Path]) -> Iterator[None]:
+    """A daemon that has more to do than it gets done, for as long as the block lasts."""
+    ended = threading.Event()
+
+    def feed() -> None:
+        number, large = 0, b"".join(intake.content(10**9 + number) for number in range(3200))
+        while not ended.is_set():
+            for inbox in inboxes:
+                if sum(1 for _ in inbox.iterdir()) < 5:
+                    number += 1
+                    (inbox / f"small-{number}.csv").write_bytes(intake.content(number))
+            if number and not number % 50:
+                (inboxes[0] / f"large-{number}.csv").write_bytes(large)
+            ended.wait(0.05)
+
+    with intake.daemon(place, file):
+        feeding = threading.Thread(target=feed)
+        feeding.start()
+        try:
+            time.sleep(3.0)
+            yield
+        finally:
+            ended.set()
+            feeding.join()
+
+
+def measure(commands: dict[str, list[str]], rounds: int) -> Iterator[str]:
     """A line for each command."""
-    file = intake.configured(place, url, NAMES, "scan: 15s")
-    config = configuration.load(file)
-    id = fill(config, drops, open_)
-    dropzone = [sys.executable, "-m", "dropzone", "-c", str(file)]
-    commands = {
-        "python -c pass": [sys.executable, "-c", "pass"],
-        "status": [*dropzone, "status"],
-        "queue": [*dropzone, "queue"],
-        "queue --ages": [*dropzone, "queue", "--ages"],
-        "show ID": [*dropzone, "show", id],
-        "why PATH": [*dropzone, "why", str(config.folders[NAMES[0]].path / "x.csv")],
-    }
-    took: dict[str, list[float]] = {name: [] for name in commands}
-    for words in commands.values():
-        seconds_of(words)  # the first time compiles
+    took: dict[str, list[Cost]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, words in commands.items():
-            took[name].append(seconds_of(words))
-    yield f"{drops:,} drops in the ledger, {open_:,} of them open; load {os.getloadavg()[0]:.1f}"
-    for name, times in took.items():
-        low, middle, high = min(times), statistics.median(times), max(times)
-        yield f"    {name:<16} {low * 1000:6.0f} {middle * 1000:6.0f} {high * 1000:6.0f} ms"
+            took[name].append(cost_of(words))
+    for name, costs in took.items():
+        figures = "   ".join(
+            f"{min(times) * 1000:6.0f} {median(times) * 1000:6.0f} {max(times) * 1000:6.0f}"
+            for times in zip(*costs, strict=True)
+        )
+        yield f"    {name:<16} {figures} ms"
 
 
 def main(say: Callable[[str], None] = print) -> None:
@@ -105,10 +132,32 @@ def main(say: Callable[[str], None] = print) -> None:
     given = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each start would compile anew
     with ExitStack() as stack:
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="dropzone-bench-"))
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dropzone-bench-")))
         sink = stack.enter_context(_sink.running())
-        for line in measure(Path(place), sink.url, given.drops, given.open_, given.rounds):
+        file = intake.configured(place, sink.url, NAMES, "settle: 50ms, scan: 15s")
+        config = configuration.load(file)
+        id = fill(config, given.drops, given.open_)
+        dropzone = [sys.executable, "-m", "dropzone", "-c", str(file)]
+        commands = {
+            "python -c pass": [sys.executable, "-c", "pass"],
+            "status": [*dropzone, "status"],
+            "queue": [*dropzone, "queue"],
+            "queue --ages": [*dropzone, "queue", "--ages"],
+            "show ID": [*dropzone, "show", id],
+            "why PATH": [*dropzone, "why", str(config.folders[NAMES[0]].path / "x.csv")],
+            "plan": [*dropzone, "plan", "--folder", NAMES[1]],
+        }
+        for words in commands.values():
+            cost_of(words)  # the first time compiles
+        say(f"{given.drops:,} drops in the ledger, {given.open_:,} of them open; minimum, median, maximum of wall, CPU")
+        say(f"without a daemon, load {os.getloadavg()[0]:.1f}")
+        for line in measure(commands, given.rounds):
             say(line)
+        with busy(place, file, [config.folders[name].path for name in NAMES]):
+            say("with a daemon under load")
+            for line in measure(commands, given.rounds):
+                say(line)
+            say(f"    load {os.getloadavg()[0]:.1f} at the end")
 
 
 if __name__ == "__main__":

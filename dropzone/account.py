@@ -16,10 +16,11 @@ the event that they follow from.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from dropzone.drop import Accepted, Deferred, Event, Lost, Refused
+from dropzone.values import value
 
 BREAKER = 5  # signals in a row until nothing more is tried
 REFUSALS = 2  # in a row, of whatever files: then it is rather the account than the files
@@ -35,7 +36,7 @@ class Condition(StrEnum):
     PAUSED = "paused"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AccountFacts:
     """What is known of an account. Times are seconds since the epoch; `until` is infinite where a person must act."""
 

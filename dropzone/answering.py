@@ -6,11 +6,13 @@ Knows daemon and ledger, and nothing of sockets (`control`) or of which orders a
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from dropzone import __version__, operate
@@ -18,6 +20,7 @@ from dropzone.daemon import Daemon
 from dropzone.drop import Drop, Event
 from dropzone.errors import DropzoneError, IllegalEvent, OperatorError, printable
 from dropzone.ledger import Ledger, SegmentNote
+from dropzone.operate.finding import Finder
 from dropzone.progress import Board
 
 _PATIENCE_S = 20.0  # the loop may be waiting for a disk; then the asker is told, and nothing is done later
@@ -26,7 +29,7 @@ Answer = dict[str, Any]
 
 
 class Answering:
-    """Called with each request and the name of the user who sent it; gives the answer. In the socket's own thread."""
+    """Called with each request and the name of the user who sent it; gives the answer. In the asker's own thread."""
 
     def __init__(self, daemon: Daemon, ledger: Ledger, board: Board, *, now: Callable[[], float] = time.time) -> None:
         self._daemon = daemon
@@ -34,6 +37,16 @@ class Answering:
         self._board = board
         self._now = now
         self._since = now()
+        self._lock = threading.Lock()
+        self._waiting: set[Future[Answer]] = set()  # for the loop
+        self._closed = False
+
+    def close(self) -> None:
+        """Tell everybody who waits for the loop that it has ended; from now on nothing is ordered any more."""
+        with self._lock:
+            self._closed = True
+            for answered in self._waiting:
+                answered.cancel()
 
     def __call__(self, request: dict[str, Any], by: str) -> Answer:
         try:
@@ -42,8 +55,15 @@ class Answering:
             return _refusal(error)
 
     def _answer(self, request: dict[str, Any], by: str) -> Answer:
-        if "ask" in request:
-            return self._health()
+        match request.get("ask"):
+            case None:
+                return self._obey(request, by)
+            case "why":
+                return self._health() | {"findings": self._why(request["paths"])}
+            case _:
+                return self._health()
+
+    def _obey(self, request: dict[str, Any], by: str) -> Answer:
         # Escaped: JSON can carry halves of characters that neither the ledger nor the journal could write.
         what, id, why, kind = (printable(str(request.get(name, ""))) for name in ("order", "id", "why", "kind"))
         match what:
@@ -64,9 +84,16 @@ class Answering:
             "version": __version__,
             "pid": os.getpid(),
             "since": self._since,
+            "crc": self._daemon.config.crc,
+            "unmade": list(self._daemon.config.unmade),
             "fault": self._daemon.fault,
             "steps": {id: asdict(step) for id, step in self._board.steps().items()},
         }
+
+    def _why(self, paths: list[str]) -> list[Answer]:
+        """What stands about each of `paths`. No file is read to its end for that: the daemon does so by itself."""
+        finder = Finder(self._daemon.config, self._ledger, now=self._now(), thorough=False)
+        return [finder.why(Path(path)).members() for path in paths]
 
     def _note_segment(self, request: dict[str, Any]) -> Answer:
         note = SegmentNote(**request["note"]) if request["note"] else None
@@ -104,12 +131,24 @@ class Answering:
                 except IllegalEvent:  # a newer file took its place between our look and the order, say
                     answered.set_result(_refusal(OperatorError(f"{id} has just changed", "Try again")))
 
+        with self._lock:
+            if self._closed:
+                return _STOPPED
+            self._waiting.add(answered)
         self._daemon.call(carry_out)
         try:
             return answered.result(timeout=_PATIENCE_S)
         except TimeoutError:
             answered.cancel()
             return {"error": "the daemon is busy", "hint": "Try again in a moment"}
+        except CancelledError:
+            return _STOPPED
+        finally:
+            with self._lock:
+                self._waiting.discard(answered)
+
+
+_STOPPED = {"error": "the daemon has just stopped, and the order was not carried out", "hint": "Try again in a moment"}
 
 
 def _refusal(error: DropzoneError) -> Answer:

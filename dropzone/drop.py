@@ -21,11 +21,12 @@ knows neither: it has no clock, no disk and no network.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Literal, assert_never
 
 from dropzone.errors import IllegalEvent, Problem
+from dropzone.values import value
 
 # ---------------------------------------------------------------------------------------------------- identity
 
@@ -69,7 +70,7 @@ FINISHED = frozenset({State.DONE, State.FAILED})
 DECIDED = frozenset({State.ACCEPTED, State.REFUSED})  # nothing is left but to file it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Report:
     """What checking a CSV found.
 
@@ -96,7 +97,7 @@ class Report:
 MAX_PROBLEMS = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Drop:
     """One file that we took over, as the ledger's row has it. Times are seconds since the epoch, UTC."""
 
@@ -149,7 +150,7 @@ Effect = Literal["none", "breaker", "wait", "pause"]
 POLICY = "policy"  # who sends again what nobody ordered
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Claimed:
     """The file was renamed into work/ID; from here on it is ours."""
 
@@ -164,7 +165,7 @@ class Claimed:
     adopted: bool = False  # found in work/ without a row: we died between the rename and the row
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Postponed:
     """Put off without an attempt: an unexpected error, a disk that is full, a file that still changes."""
 
@@ -173,14 +174,14 @@ class Postponed:
     fault: bool = False  # an unexpected error of ours: five in a row and the drop is held
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class CheckFailed:
     """The CSV breaks rules that cannot be repaired; nothing was sent."""
 
     report: Report
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Withheld:
     """A guard, a policy or a person keeps it back until somebody has looked. `guard` names which.
 
@@ -193,7 +194,7 @@ class Withheld:
     blocks: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Released:
     """Somebody looked at a held drop and lets it go on. `again`: OptiPub may have it already."""
 
@@ -202,7 +203,7 @@ class Released:
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Attempted:
     """Attempt `n` is about to start: committed before its first byte leaves."""
 
@@ -213,7 +214,7 @@ class Attempted:
     repeats: int = 0  # the latest attempt that may have been taken already; 0: there is none
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Accepted:
     """OptiPub answered "Import created", or an operator (`by`) looked there and says that it has it."""
 
@@ -222,7 +223,7 @@ class Accepted:
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Refused:
     """OptiPub's final no. `blame` says in words what it refused, `evidence` is what it said."""
 
@@ -231,7 +232,7 @@ class Refused:
     evidence: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Deferred:
     """Surely not taken; to be tried again at `due_at`."""
 
@@ -241,7 +242,7 @@ class Deferred:
     effect: Effect = "none"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Lost:
     """The outcome is unknown: the request may have been taken. `sent` is the bytes that left, None if nobody knows."""
 
@@ -251,7 +252,7 @@ class Lost:
     effect: Effect = "none"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Resent:
     """An unknown outcome is to be offered again, from `due_at` on; the server may see the same file twice."""
 
@@ -260,14 +261,14 @@ class Resent:
     due_at: float = 0.0  # 0: at once
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Superseded:
     """A newer full load of the folder makes this one needless; it goes to done/ unsent."""
 
     newer: str  # the ID of that drop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Skipped:
     """The same content was accepted for the same segment, with the same parameters; it goes to done/ unsent."""
 
@@ -275,7 +276,7 @@ class Skipped:
     first_at: float  # when
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Discarded:
     """A person gave the drop up; it goes to failed/ unsent."""
 
@@ -283,14 +284,14 @@ class Discarded:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Filed:
     """The log and the file lie in done/ or failed/, at `path` relative to the drop's base."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Retried:
     """A person wants a failed drop tried again; the next step brings the file back.
 
@@ -305,7 +306,7 @@ class Retried:
     lane: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Expired:
     """The files of a finished drop are kept no longer; they are deleted, and all of its history but this."""
 
@@ -333,7 +334,7 @@ Event = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Entry:
     """One line of a drop's history: what happened, and when (seconds since the epoch, UTC)."""
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+
+from dropzone.values import value
 
 # Errors of the machine, not of a file: they pause the work and judge nothing (no space, quota, read-only,
 # I/O error, too many open files here or on the system).
@@ -25,7 +26,7 @@ ENVIRONMENT_ERRNOS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Problem:
     """One thing that is wrong, in a form a compiler would print: ``file:line:column: subject: what``.
 

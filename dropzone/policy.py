@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from dropzone.drop import (
     Withheld,
     delay,
 )
+from dropzone.values import value
 
 if TYPE_CHECKING:  # the models are slow to load, and an order needs none
     from dropzone.config import Folder
@@ -60,7 +60,7 @@ def settings_of(drop: Drop) -> Folder:
     return _parse(drop.settings)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Past:
     """What the ledger knows that a file is judged against."""
 

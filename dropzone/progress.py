@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
+from dropzone.values import value
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@value
 class Step:
     """One step of one drop: `done` of `total` bytes, begun `seconds` ago."""
 

@@ -170,7 +170,17 @@ def _advice(drop: Drop, history: Sequence[Entry]) -> list[str]:
         case Withheld(guard="unknown"):
             return [
                 f"Look in OptiPub for an import of a file whose name holds {drop.id}.",
-                "It is kept here, unsent from now on, until the operator has decided.",
+                f"It is there: dropzone accept {drop.id}. It is not: dropzone retry {drop.id}, which sends it again.",
+            ]
+        case Withheld(guard="no record"):
+            return [
+                f"Nobody knows whether it was sent. Look in OptiPub for a file whose name holds {drop.id}.",
+                f"It is there: dropzone accept {drop.id}. It is not: dropzone retry {drop.id}.",
+            ]
+        case Withheld():
+            return [
+                f"It is meant so: dropzone release {drop.id} lets it go on.",
+                f"It is not: dropzone discard {drop.id} gives it up, unsent.",
             ]
         case _:
             return []

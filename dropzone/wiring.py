@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dropzone.folders import Folders
     from dropzone.ledger import Ledger, Reader
     from dropzone.ledger.sqlite import SQLiteLedger
+    from dropzone.operate import Finding
     from dropzone.optipub import OptiPub
     from dropzone.optipub.segments import Wanted
     from dropzone.telemetry import Journal
@@ -56,7 +57,8 @@ def glance(path: Path) -> Glance:
         return seen
     config = configuration.load(path)
     accounts = {name: account.key_created for name, account in config.accounts.items()}
-    return configuration.Glance(state_dir=config.state_dir, folders=tuple(config.folders), accounts=accounts)
+    folders = tuple(config.folders)
+    return configuration.Glance(state_dir=config.state_dir, crc=config.crc, folders=folders, accounts=accounts)
 
 
 def load(path: Path) -> Config:
@@ -159,9 +161,13 @@ def find_ledger(config: Config | Glance) -> Iterator[Reader | None]:
     """The ledger, for reading only; None where none was made yet. Raises LedgerError where it cannot be read."""
     from dropzone.ledger.sqlite import FILE_NAME
 
-    if not (config.state_dir / FILE_NAME).exists():
+    try:
+        os.stat(config.state_dir / FILE_NAME)
+    except FileNotFoundError:
         yield None
         return
+    except OSError:  # whoever opens it says so in words
+        pass
     with contextlib.closing(open_ledger(config)) as ledger:
         yield ledger
 
@@ -171,9 +177,32 @@ def ask_health(config: Config | Glance) -> operate.Health:
     from dropzone.control import ask
 
     try:
-        return operate.Health.read(ask(config.state_dir, {"ask": "health"}, timeout_s=2.0))
+        return operate.Health.read(ask(config.state_dir, {"ask": "health"}, timeout_s=2.0), crc=config.crc)
     except OperatorError as error:
         return operate.Health(running=True, unasked=str(error), steps={})
+
+
+def why(file: Path, paths: list[Path]) -> tuple[list[Finding], operate.Health]:
+    """Why each of `paths` was or was not picked up, and how the daemon is.
+
+    The daemon says so where one runs: it knows by which settings it goes, and needs not load them. Else it is found out
+    here, by what the configuration `file` says. Raises ConfigError and LedgerError.
+    """
+    from dropzone.control import ask
+
+    health = operate.Health(running=False, steps={})
+    if seen := configuration.glance(file):
+        with contextlib.suppress(OperatorError):
+            answer = ask(seen.state_dir, {"ask": "why", "paths": [str(path) for path in paths]})
+            health = operate.Health.read(answer, crc=seen.crc)
+            if answer and "findings" in answer:
+                return [operate.Finding.read(members) for members in answer["findings"]], health
+    from dropzone.operate.finding import Finder
+
+    config = load(file)
+    with find_ledger(config) as ledger:
+        finder = Finder(config, ledger, now=time.time())
+        return [finder.why(path) for path in paths], health
 
 
 def order(
@@ -186,6 +215,9 @@ def order(
     """
     from dropzone.control import ask, user_name
 
+    if anew is not None and ask_health(anew).outdated:
+        hint = "First: dropzone config check && systemctl reload dropzone"
+        raise OperatorError("the daemon goes by an older configuration than the file's", hint)
     with contextlib.closing(open_ledger(config)) as reader:
         for id in ids:
             answer = ask(config.state_dir, {"order": what, "id": id, "why": why, "anew": anew is not None})
@@ -418,8 +450,10 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             notify(READY="1")
 
         obey_signals(daemon, reload, journal)
-        control = Control(config.state_dir, Answering(daemon, ledger, board))
+        answering = Answering(daemon, ledger, board)
+        control = Control(config.state_dir, answering)
         stack.callback(control.close)
+        stack.callback(answering.close)
         daemon.start()
         _tell_unmade(config, journal)
         journal.say("watching", folders=len(config.folders), root=str(config.root), version=__version__)

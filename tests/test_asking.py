@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,8 +16,9 @@ from pathlib import Path
 
 import click
 import pytest
-from console import ask, command, objects, on_terminal
+from console import ask, command, daemon_on, objects, on_terminal
 from scene import KEY, Scene, make_scene
+from unprivileged import as_nobody
 
 from dropzone import config as configuration
 from dropzone.cli import cli, render, text
@@ -23,13 +26,14 @@ from dropzone.cli.manual import commands, page
 from dropzone.drop import Drop, State
 from dropzone.ledger import Standing
 from dropzone.ledger.sqlite import SQLiteReader
-from dropzone.operate import ages, queue
+from dropzone.operate import Health, ages, overview, queue
 from dropzone.progress import Step
 from dropzone.sandbox import Sandbox
 
 ROWS = b"email,varr_a\nann@example.com,Ann\nbob@example.com,Bob\n"
 HOSTILE = b"\x1b[31mred\nforged\x07\xff.csv"
 FOLDERS = "acme: {segment_id: 1, mode: lead}\nglobex: {segment_id: 2, mode: lead}"
+HERE = Health(running=True, steps={})
 FAST = "settle: 20ms, settle_unseen: 20ms, scan: 200ms"
 
 
@@ -142,6 +146,49 @@ def test_a_wrong_setting_elsewhere_does_not_keep_from_asking(lived: Scene) -> No
         assert "config check" in err
 
 
+def test_an_older_configuration_than_the_files_is_told(scene: Scene) -> None:
+    """The file was changed, and nobody has reloaded: `status` says so, `why` answers by what the daemon goes by."""
+    file = scene.at / "dropzone.yaml"
+    with daemon_on(scene) as daemon:
+        assert [objects(scene, "status")[0][name] for name in ("running", "outdated")] == [True, False]
+        change(scene, "  globex:", "  newcomer:")
+        new = scene.config.root / "inbox" / "newcomer"
+        new.mkdir()
+        (new / "a.csv").write_bytes(b"")
+        assert objects(scene, "status")[0]["outdated"] is True
+        assert "older configuration than the file's" in ask(scene, "status")[1]
+        code, out, err = ask(scene, "why", str(new / "a.csv"))
+        assert (code, "in no watched folder" in out) == (0, True)
+        assert "systemctl reload dropzone" in err
+        daemon.reload()
+        assert objects(scene, "status")[0]["outdated"] is False
+        code, out, err = ask(scene, "why", str(new / "a.csv"))
+        assert (code, err) == (0, "")
+        assert "newcomer" in out
+        assert finding(scene, new / "a.csv")["standing"] == "waiting"
+        file.write_text("[]")
+        assert ask(scene, "why", str(new / "a.csv"))[0] == 4  # where the daemon is, stands nowhere any more
+
+
+def test_why_is_answered_by_the_daemon_without_the_models(lived: Scene) -> None:
+    """The same findings with and without it, also of a hostile name; only without it are the settings loaded."""
+    (lived.inbox / "x.csv.part").touch()
+    (lived.inbox / "link.csv").symlink_to("/etc/passwd")
+    gone = os.fsdecode(os.fsencode(lived.inbox) + b"/" + HOSTILE)
+    paths = [gone, *(str(lived.inbox / name) for name in ("x.csv.part", "link.csv", "Done.csv", "")), "/etc/hosts"]
+    alone = objects(lived, "why", *paths)
+    code = (
+        "import sys; from dropzone.cli import main\n"
+        "try: main(sys.argv[1:])\nfinally: assert not {'pydantic', 'dropzone.folders'} & set(sys.modules)"
+    )
+    words = [sys.executable, "-c", code, "-c", str(lived.at / "dropzone.yaml"), "why", "--json", *paths]
+    with daemon_on(lived):
+        done = subprocess.run(words, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == alone
+    assert [found["standing"] for found in alone] == ["taken", "ignored", "unfit", "missing", "inbox", "outside"]
+
+
 def test_a_glance_at_the_configuration_judges_nothing(tmp_path: Path) -> None:
     """Names and the place of the ledger; of a date that is none nothing, and of a file that says too little None."""
     file = tmp_path / "dropzone.yaml"
@@ -166,6 +213,11 @@ def test_what_failed_within_a_day_is_counted(scene: Scene) -> None:
     with closing(SQLiteReader(scene.config.state_dir)) as reader:
         assert reader.failed_since(scene.clock.wall + 1, folders=["acme", "globex"]) == {}
         assert reader.failed_since(0.0, folders=["acme", "globex"]) == {"acme": 3}
+        steps: list[str] = []
+        reader._db.set_trace_callback(steps.append)
+        reader.failed_since(0.0, folders=["acme"])
+        reader._db.set_trace_callback(None)
+        assert "USING INDEX drops_failed" in str(reader._db.execute(f"EXPLAIN QUERY PLAN {steps[0]}").fetchall())
 
 
 def test_standings_are_those_of_the_open_drops(lived: Scene) -> None:
@@ -175,6 +227,7 @@ def test_standings_are_those_of_the_open_drops(lived: Scene) -> None:
         assert sorted(reader.standings(), key=lambda each: each.folder) == [
             Standing(
                 folder=drop.folder,
+                account=drop.account,
                 state=drop.state,
                 count=1,
                 size=drop.size,
@@ -207,6 +260,87 @@ def test_what_a_person_has_paused_is_told_with_the_way_back(lived: Scene) -> Non
     assert ask(lived, "resume", "main", "globex")[0] == 0
     account, globex = (objects(lived, "status")[number] for number in (1, 3))
     assert (account["condition"], globex["pause"]) == ("ready", None)
+
+
+def test_the_next_try_is_that_of_the_account(lived: Scene) -> None:
+    """A drop that is due now waits all the same while its account is told to come back later, or is paused."""
+    lived.put("behind.csv", ROWS, folder="globex")
+    with lived.turn() as turn:
+        turn.start()
+        turn.take()
+    queued = [each for each in objects(lived, "queue", "--state", "queued") if each["name"] == "behind.csv"]
+    account, globex = objects(lived, "status")[1], objects(lived, "status")[-1]
+    assert globex["next_at"] == account["until"] == queued[0]["due_at"]
+    row = next(line for line in ask(lived, "status")[1].splitlines() if "globex" in line)
+    assert re.search(r"  in 3\dm  ", row), row
+    ask(lived, "pause", "main")
+    assert objects(lived, "status")[-1]["next_at"] is None
+    assert "a person" in next(line for line in ask(lived, "status")[1].splitlines() if "globex" in line)
+
+
+def test_an_account_whose_time_has_come_waits_for_its_next_drop(scene: Scene, sandbox: Sandbox) -> None:
+    """A key that is dead and nothing to send: there is no time at which it is tried."""
+    sandbox.fault("status", status=401)
+    scene.put("a.csv", ROWS)
+    with scene.turn() as turn:
+        turn.start()
+        turn.take()
+        turn.send(patience_s=0.0)
+    with closing(SQLiteReader(scene.config.state_dir)) as reader:
+        until = reader.account_facts("main").until
+        seen = overview(reader, folders=["acme"], accounts={"main": None}, health=HERE, now=until + 1)
+    assert "is paused for 15m, tried again with its next drop; nothing accepted yet" in "\n".join(
+        render.status(seen, until + 1)
+    )
+
+
+def test_a_folder_without_its_segment_says_so(scene: Scene) -> None:
+    """In `status` by the daemon's word, in `why` as what is wrong, in `config check` as a note: what is to be typed."""
+    change(scene, "segment_id: 2", "create: {publication_id: 7}")
+    (scene.config.folders["globex"].path / "a.csv").touch()
+    todo = "its segment is still to be created: dropzone segment create --folder globex"
+    with daemon_on(scene):
+        assert todo in ask(scene, "status")[1]
+        assert [each["unmade"] for each in objects(scene, "status") if each["kind"] == "folder"] == [False, True]
+        with_daemon = finding(scene, scene.config.folders["globex"].path / "a.csv")
+    found = finding(scene, scene.config.folders["globex"].path / "a.csv")
+    assert found == with_daemon
+    assert (found["standing"], found["folder"]) == ("unfit", "globex")
+    assert found["change"] == "type: dropzone segment create --folder globex"
+    code, out, err = ask(scene, "config", "check")
+    assert (code, todo in err, "2 folders" in out) == (0, True, True)
+
+
+def test_what_is_held_says_what_can_be_done(scene: Scene, sandbox: Sandbox) -> None:
+    """The queue names `show`, and that names the orders that fit: another two for what may be over there already."""
+    scene.put("a.csv", b"email\n")
+    scene.put("b.csv", ROWS)
+    sandbox.fault("lost_answer")
+    guarded, lost = scene.settle()
+    assert "dropzone show ID" in ask(scene, "queue")[1]
+    assert "dropzone show ID" not in ask(scene, "queue", "--state", "done")[1]
+    for drop, orders in ((guarded, ("release", "discard")), (lost, ("accept", "retry"))):
+        shown = ask(scene, "show", drop.id)[1]
+        assert all(f"dropzone {order} {drop.id}" in shown for order in orders)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a moment")
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["queue"], ["show", "2"], ["why", "{inbox}"], ["plan"], ["doctor"], ["hold", "ALL", "--yes"],
+     ["pause", "main"], ["prune", "--dry-run"], ["config", "check"], ["segment", "create", "--all-missing"]],
+)  # fmt: skip
+def test_who_may_not_is_told_in_a_sentence(lived: Scene, words: list[str]) -> None:
+    """An ordinary user, with a state folder that is the daemon's alone: no command breaks off with a traceback."""
+    change(lived, "segment_id: 2", "create: {publication_id: 7}")
+    (lived.at / "dropzone.yaml").chmod(0o644)
+    typed = [word.format(inbox=lived.inbox) for word in words]
+    ask(lived, *typed)  # what it imports may lie where only root may read
+    with as_nobody(owns=[lived.at / "key"]):
+        code, out, err = ask(lived, *typed)
+    assert code in (1, 3), out + err
+    assert "Permission denied" in out + err or "you may not" in err
+    assert "as root or as the daemon's own user" in out + err
 
 
 def test_a_name_that_means_two_things_must_say_which(lived: Scene) -> None:

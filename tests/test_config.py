@@ -1401,11 +1401,16 @@ def test_other_forms_are_no_shares(text: str) -> None:
 # ------------------------------------------------------------------------------------------------- written back
 
 
+def meant(loaded: Config) -> Config:
+    """The configuration without what tells its text from another of the same meaning."""
+    return loaded.model_copy(update={"crc": 0})
+
+
 def test_what_is_in_force_loads_as_the_same(file: Path) -> None:
     """`config show` is itself a configuration, and it means what the file meant."""
     loaded = load(file, (ROOT / "config.example.yaml").read_text(encoding="utf-8"))
     again = load(file, config.dump(loaded))
-    assert again == loaded
+    assert meant(again) == meant(loaded)
     shown = config.effective(loaded)
     assert shown["accounts"]["main"]["api_key"] == {"credential": "optipub"}
     assert shown["folders"]["acme-leads"]["settle"] == "2s"
@@ -1450,7 +1455,7 @@ def test_every_text_survives_being_written_back(
     loaded = load(file, f"{BASE}    ignore: {quoted(ignore)}\n    extra_fields: {quoted(fields)}\n")
     assert loaded.folders["acme"].ignore == tuple(ignore)
     assert loaded.folders["acme"].extra_fields == fields
-    assert load(file, config.dump(loaded)) == loaded
+    assert meant(load(file, config.dump(loaded))) == meant(loaded)
 
 
 def test_the_settings_of_a_folder_survive_the_ledger(file: Path) -> None:

@@ -63,6 +63,16 @@ def about(found: list[Remark], subject: str) -> list[Remark]:
     return [remark for remark in found if remark.subject.startswith(subject)]
 
 
+def test_the_daemon_as_it_is(scene: Scene) -> None:
+    """None where there was none yet is a note; none where there was one, or one that has old settings, is a warning."""
+    assert [each.severity for each in about(remarks(patient(scene)), "daemon")] == [Severity.NOTE]
+    damaged = LedgerError("it is damaged", "see above")
+    assert [each.severity for each in about(remarks(patient(scene, ledger=damaged)), "daemon")] == [Severity.WARNING]
+    old = Health(running=True, version=__version__, outdated=True, steps={})
+    (found,) = about(remarks(patient(scene, health=old)), "daemon")
+    assert (found.severity, "systemctl reload dropzone" in found.mend) == (Severity.WARNING, True)
+
+
 def give_to_nobody(scene: Scene) -> None:
     """Make nobody the daemon's user, as `init` and a service would have it."""
     scene.at.chmod(0o755)

@@ -324,6 +324,33 @@ def test_a_failed_drop_can_be_tried_with_the_settings_of_now(scene: Scene, sandb
     assert "into segment 200, by" in (scene.config.root / str(done.path)).with_suffix(".log").read_text()
 
 
+def test_settings_of_now_are_those_of_a_daemon_that_has_read_them(
+    scene: Scene, sandbox: Sandbox, daemon: subprocess.Popen[bytes]
+) -> None:
+    """With a file that was changed and not read again, `--anew` would try the old settings once more: it is refused."""
+    sandbox.fault("status", status=422)
+    scene.put("a.csv", GOOD)
+    id = str(wait_for(daemon, "filed as failed/")["drop"])
+    file = scene.at / "dropzone.yaml"
+    file.write_text(file.read_text().replace("segment_id: 100789", "segment_id: 200"))
+    code, output = run(scene, "retry", id, "--anew")
+    assert (code, "systemctl reload dropzone" in output) == (1, True)
+    daemon.send_signal(signal.SIGHUP)
+    wait_for(daemon, "the configuration was read again")
+    assert run(scene, "retry", id, "--anew") == (0, f"{id} acme: queued\n")
+    wait_for(daemon, "filed as done/")
+    assert [each.segment for each in sandbox.imports] == [100789, 200]
+
+
+def test_all_stands_alone_and_in_capitals(scene: Scene, sandbox: Sandbox) -> None:
+    """Nothing is ordered by half: ALL beside IDs, small letters, and - beside others are refused with the way."""
+    drop = held(scene, sandbox)
+    for words in (("ALL", drop.id), ("all",), ("-", drop.id), ("All", "--yes")):
+        code, output = run(scene, "discard", *words)
+        assert (code, "ALL stand alone" in output) == (1, True), words
+    assert history(scene, drop.id)[-1].event.__class__ is Withheld
+
+
 def test_only_a_failed_drop_can_have_other_settings(scene: Scene, sandbox: Sandbox) -> None:
     """One that is held, waiting, or whose folder is gone is refused with the way that there is."""
     drop = held(scene, sandbox)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -455,7 +455,7 @@ def test_the_json_form_of_an_event(event: Event) -> None:
     assert plain["at"] == "2026-11-23T02:13:20Z"
     assert plain["event"] == type(event).__name__
     assert plain["text"] == receipt.tell(event)
-    assert plain.keys() - {"at", "event", "text"} == set(type(event).__slots__)
+    assert plain.keys() - {"at", "event", "text"} == {field.name for field in fields(event)}
     if isinstance(event, Postponed | Deferred):
         assert plain["due_at"] == "2026-11-23T02:14:20Z"
 
@@ -469,5 +469,5 @@ def test_the_json_form_of_a_report() -> None:
         "column names trimmed or written in lower case": 1,
     }
     assert plain["problems"][0]["line"] == 2
-    assert set(plain["problems"][0]) == set(Problem.__slots__)
+    assert set(plain["problems"][0]) == {field.name for field in fields(Problem)}
     assert plain["refused"]

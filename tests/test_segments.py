@@ -194,10 +194,10 @@ def test_a_folder_is_fed_once_its_segment_exists(scene: Scene, sandbox: Sandbox)
     done = subprocess.run(command(scene, "run", "--once"), capture_output=True, check=False)
     assert b"dropzone segment create --folder leads" in done.stderr
     mends = [json.loads(line)["mend"] for line in ask(scene, "doctor", "--json")[1].splitlines()]
-    assert "dropzone segment create --folder dnm; systemctl reload dropzone" in mends
+    assert "dropzone segment create --folder dnm && dropzone init && systemctl reload dropzone" in mends
     code, out, _ = ask(scene, *CREATE, "--folder", "leads")
     assert code == 0
-    assert "Folder leads feeds it from now on" in out
+    assert "Folder leads is to feed it. Type: dropzone init && systemctl reload dropzone" in out
     loaded = wiring.load(scene.at / "dropzone.yaml")
     assert loaded.folders["leads"].segment_id == 200001
     assert set(loaded.unmade) == {"dnm"}

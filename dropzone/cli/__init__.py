@@ -199,6 +199,16 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - the lowest number that is free, until the end
 
 
+def _tell_usage(error: click.ClickException) -> None:
+    """One sentence and how it is used, as for other errors; without any word the whole help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    message = error.format_message().strip().removesuffix(".")
+    usage = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else ""
+    render.error(message[:1].lower() + message[1:], " ".join(usage.split()))
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """The console script. Ends the process with one of the codes in `exits`."""
     _open_streams()
@@ -206,7 +216,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         # Outside its standalone mode click hands the code of ctx.exit() back instead of raising it.
         code = cli.main(args=argv, prog_name="dropzone", standalone_mode=False)
     except click.ClickException as error:  # wrong usage
-        error.show()
+        _tell_usage(error)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(Exit.INTERRUPTED)

@@ -98,22 +98,24 @@ def queue(
     states = [State(state)] if state else operate.OPEN_STATES
     with closing(open_ledger(seen)) as ledger:
 
-        def look() -> list[operate.Queued]:
-            steps = ask_health(seen).steps
-            return operate.queue(ledger, states=states, folder=folder, newest=newest or -1, steps=steps)
+        def look(health: operate.Health) -> list[operate.Queued]:
+            return operate.queue(ledger, states=states, folder=folder, newest=newest or -1, steps=health.steps)
 
-        def lines() -> Iterable[str]:
-            drops = look()
+        def lines(health: operate.Health) -> Iterable[str]:
+            drops = look(health)
             return render.ages(operate.ages(drops, now())) if ages else render.queue(drops, now())
 
         if watch and not as_json:
-            repeat(lambda: (lines(), False), every_s=every)
-        elif not as_json:
-            render.say(lines())
+            repeat(lambda: (lines(ask_health(seen)), False), every_s=every)
+        health = ask_health(seen)
+        if not as_json:
+            render.say(lines(health))
+            if not health.running and FINISHED.isdisjoint(states):
+                render.no_daemon("nothing is taken over and nothing is sent")
         elif ages:
-            render.json_lines(map(render.ages_member, operate.ages(look(), now())))
+            render.json_lines(map(render.ages_member, operate.ages(look(health), now())))
         else:
-            render.json_lines(map(render.queue_member, look()))
+            render.json_lines(map(render.queue_member, look(health)))
 
 
 @click.command()
@@ -165,21 +167,19 @@ def why(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
     Example:
       dropzone why /srv/dropzone/inbox/acme-signups/signups.csv
     """
-    from dropzone.operate.finding import Finder
-    from dropzone.wiring import ask_health, find_ledger
+    from dropzone import wiring
 
-    loaded = ctx.obj.load()
-    with find_ledger(loaded) as ledger:
-        finder = Finder(loaded, ledger, now=now())
-        findings = [finder.why(Path(os.path.abspath(path))) for path in paths]
+    findings, health = wiring.why(ctx.obj.path, [Path(os.path.abspath(path)) for path in paths])
     if as_json:
         render.json_lines(map(render.finding_member, findings))
         return
     waits = any(finding.standing in ("waiting", "ready") for finding in findings)
     for finding in findings:
         render.say(render.finding(finding, now()))
-    if waits and not ask_health(loaded).running:
-        render.error("no daemon runs here, so nothing is taken over", "Start it: systemctl start dropzone")
+    if waits and not health.running:
+        render.no_daemon("nothing is taken over")
+    if health.outdated:
+        render.error("the daemon goes by an older configuration than the file's", render.RELOAD)
 
 
 @click.command()

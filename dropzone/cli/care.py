@@ -72,7 +72,8 @@ def _lines(remarks: Sequence[Remark]) -> Iterator[str]:
         yield click.style(mark, fg=colour) + wrapped[0][width(mark) :]
         yield from wrapped[1:]
         if remark.mend:
-            yield click.style(f"     {render.one_line(remark.mend)}", bold=True)
+            for line in below(render.one_line(remark.mend)):
+                yield click.style(line, bold=True)
     faults = sum(remark.severity == 3 for remark in remarks)
     warnings = sum(remark.severity == 2 for remark in remarks)
     yield f"{many(faults, 'fault')}, {many(warnings, 'warning')}, {many(len(remarks), 'thing')} looked at"

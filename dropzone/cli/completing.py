@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
 
 from dropzone import operate
 from dropzone.cli.shared import Context
 from dropzone.errors import DropzoneError, printable
 
-SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_DROPZONE_COMPLETE"
 _MOST = 50  # a longer list is of no use on a screen
 
@@ -38,8 +37,15 @@ def complete_account(ctx: click.Context, _: click.Parameter, incomplete: str) ->
 
 
 def complete_place(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of accounts and folders."""
-    return _names(incomplete, lambda: [*_context(ctx).glance().accounts, *_context(ctx).glance().folders])
+    """The names of accounts and folders; with their kind where both have one of that name, or the kind is typed."""
+
+    def names() -> Iterable[str]:
+        seen = _context(ctx).glance()
+        kinds = [("account", name) for name in seen.accounts] + [("folder", name) for name in seen.folders]
+        both = set(seen.accounts) & set(seen.folders)
+        return [f"{kind}:{name}" if name in both or ":" in incomplete else name for kind, name in kinds]
+
+    return _names(incomplete, names)
 
 
 def _names(incomplete: str, names: Callable[[], Iterable[str]]) -> list[CompletionItem]:
@@ -63,19 +69,66 @@ def complete_id(order: str = "") -> Completer:
                 )
                 found = [drop for drop in drops if drop.id.startswith(wanted)]
                 if not found and wanted and not order:
-                    found = ledger.find_drops(prefix=wanted, limit=_MOST)
+                    found = ledger.find_drops(prefix=wanted)
         except DropzoneError:
             return []
+        # With the last one: shells complete what all that is offered have in common.
+        shown = found if len(found) <= _MOST else [*found[: _MOST - 1], found[-1]]
         return [
             CompletionItem(drop.id, help=f"{drop.state} {printable(drop.folder)}: {printable(drop.name)}")
-            for drop in found[:_MOST]
+            for drop in shown
         ]
 
     return complete
 
 
+class _Bash(BashComplete):
+    """bash takes a colon for a word of its own: ``account:main`` is put together for us, and taken apart for it."""
+
+    source_template = """\
+%(complete_func)s() {
+    local IFS=$'\\n' words=() current=$COMP_CWORD before= index word completion
+    for index in "${!COMP_WORDS[@]}"; do
+        word=${COMP_WORDS[index]}
+        if [[ $index -gt 1 && ( $word == : || $before == : ) ]]; then
+            words[-1]+=$word
+            if ((index <= COMP_CWORD)); then ((current--)); fi
+        else
+            words+=("$word")
+        fi
+        before=$word
+    done
+    word=${words[current]}
+    COMPREPLY=()
+    for completion in $(COMP_WORDS="${words[*]}" COMP_CWORD=$current %(complete_var)s=bash_complete "$1"); do
+        case $completion in
+            dir,*) compopt -o dirnames ;;
+            file,*) compopt -o default ;;
+            plain,*)
+                completion=${completion#plain,}
+                [[ $word == "${COMP_WORDS[COMP_CWORD]}" && $word != : ]] || completion=${completion#"${word%%:*}:"}
+                COMPREPLY+=("$completion")
+                ;;
+        esac
+    done
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+class _Fish(FishComplete):
+    """What follows the first comma is the word and what is said of it, which may have commas too."""
+
+    source_template = FishComplete.source_template.replace('string split ","', 'string split --max 1 ","')
+
+
+_KINDS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": ZshComplete, "fish": _Fish}
+SHELLS = tuple(_KINDS)
+
+
 def script(group: click.Command, shell: str) -> str:
-    """What makes `shell` complete the command line of `group`."""
-    kind = get_completion_class(shell)
-    assert kind is not None  # the command takes these three only
-    return kind(group, {}, "dropzone", VARIABLE).source()
+    """What makes `shell`, one of `SHELLS`, complete the command line of `group`."""
+    # No source() of click's: it starts a bash to learn its version, also where the script is for another machine.
+    kind = _KINDS[shell](group, {}, "dropzone", VARIABLE)
+    return kind.source_template % kind.source_vars()

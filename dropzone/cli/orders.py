@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,12 @@ from dropzone import operate
 from dropzone.cli import render
 from dropzone.cli.completing import complete_id, complete_place
 from dropzone.cli.exits import Exit
+from dropzone.cli.text import below, many
 from dropzone.errors import OperatorError
 
 if TYPE_CHECKING:
     from dropzone.config import Glance
+    from dropzone.drop import Drop
 
 _ORDERS = {
     "hold": "Keep waiting drops back until they are released.",
@@ -62,7 +65,7 @@ def _add(group: click.Group, what: str) -> None:
                 if isinstance(result, OperatorError):
                     render.error(result.message, result.hint)
                 else:
-                    click.echo(f"{result.id} {result.folder}: {result.state}")
+                    render.say(below(f"{result.id} {result.folder}: {result.state}", ""))
         ctx.exit(Exit.FAILED if refused else Exit.DONE)
 
     if what == "retry":
@@ -80,15 +83,19 @@ def _choose(seen: Glance, what: str, ids: tuple[str, ...], *, yes: bool) -> list
             if not drops:
                 raise OperatorError(f"there is no drop to {what}", "'dropzone queue' lists what is there")
             if not yes:
-                _ask_back(what, len(drops))
+                _ask_back(what, drops)
             return [drop.id for drop in drops]
         if ids == ("-",):
             ids = tuple(sys.stdin.read().split())
+        elif any(id == "-" or id.upper() == "ALL" for id in ids):
+            raise OperatorError("- and ALL stand alone, ALL in capitals", f"Type: dropzone {what} ALL")
         return [operate.get_drop(ledger, id).id for id in ids]
 
 
-def _ask_back(what: str, count: int) -> None:
-    question = f"{what} {count} drop{'s' if count != 1 else ''}?"
+def _ask_back(what: str, drops: Sequence[Drop]) -> None:
+    folders = list(dict.fromkeys(drop.folder for drop in drops))
+    of = folders[0] if len(folders) == 1 else many(len(folders), "folder")
+    question = f"{what} {many(len(drops), 'drop')} of {of}?"
     if not sys.stdin.isatty():
         raise OperatorError(f"{question} Nobody can be asked here", "Add --yes")
     click.confirm(question, abort=True)

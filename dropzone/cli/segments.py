@@ -145,7 +145,7 @@ def _unmade(config: Config, name: str) -> Unmade:
 def _created(id: int, wanted: Wanted, folder: str) -> Iterator[str]:
     yield f"segment {id} was created: {render.one_line(wanted.name)}"
     if folder:
-        yield f"Folder {folder} feeds it from now on: systemctl reload dropzone"
+        yield f"Folder {folder} is to feed it. Type: dropzone init && systemctl reload dropzone"
         return
     yield "folders:"
     yield "  NAME:"

@@ -11,6 +11,7 @@ from dropzone import config as configuration
 from dropzone.cli import render
 from dropzone.cli.exits import Exit
 from dropzone.cli.shared import AS_JSON, now
+from dropzone.cli.text import many
 from dropzone.errors import ConfigError, DropzoneError, Problem
 
 if TYPE_CHECKING:
@@ -67,7 +68,15 @@ def config_check(ctx: click.Context, as_json: bool) -> None:
             account.api_key.read()
         except DropzoneError as error:  # not a fault of the file: the key may only be readable for the daemon
             click.echo(f"note: account {account.name}: {error}", err=True)
-    click.echo(f"{loaded.file}: {len(loaded.folders)} folders, {len(loaded.accounts)} accounts, no problems")
+    for name in loaded.unmade:
+        click.echo(
+            f"note: folder {name}: its segment is still to be created: dropzone segment create --folder {name}",
+            err=True,
+        )
+    folders, accounts = len(loaded.folders) + len(loaded.unmade), len(loaded.accounts)
+    click.echo(
+        f"{render.one_line(str(loaded.file))}: {many(folders, 'folder')}, {many(accounts, 'account')}, no problems"
+    )
 
 
 def _problem(file: str, problem: Problem) -> dict[str, Any]:

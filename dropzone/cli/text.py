@@ -10,9 +10,11 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import TextIO
 
 import click
+
+from dropzone.values import value
 
 
 def colour() -> bool | None:
@@ -20,13 +22,14 @@ def colour() -> bool | None:
     return False if os.environ.get("NO_COLOR") else None
 
 
-def screen_width() -> int | None:
-    """How many columns the terminal on standard output has; None in a pipe."""
-    if not sys.stdout.isatty():
+def screen_width(stream: TextIO | None = None) -> int | None:
+    """How many columns the terminal on `stream` (standard output) has; None in a pipe."""
+    stream = stream or sys.stdout
+    if not stream.isatty():
         return None
     said = os.environ.get("COLUMNS", "")
     try:  # not shutil's: that brings three compressors along, which a question has to wait for
-        return int(said) if said.isdecimal() and int(said) else os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        return int(said) if said.isdecimal() and int(said) else os.get_terminal_size(stream.fileno()).columns or 80
     except OSError:
         return 80
 
@@ -36,7 +39,8 @@ def width(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+        0 if unicodedata.category(char) in ("Mn", "Me") else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
     )
 
 
@@ -89,9 +93,12 @@ def bar(share: float, length: int = 20) -> str:
     return "#" * full + "-" * (length - full)
 
 
-def below(text: str, indent: str = "     ", rest: str | None = None) -> Iterator[str]:
-    """A sentence behind `indent`; where the screen has an edge it is wrapped, further lines behind `rest`."""
-    columns = screen_width()
+def below(text: str, indent: str = "     ", rest: str | None = None, *, stream: TextIO | None = None) -> Iterator[str]:
+    """A sentence behind `indent`; where the screen has an edge it is wrapped, further lines behind `rest`.
+
+    `stream` is where it is going to, by default standard output.
+    """
+    columns = screen_width(stream)
     if columns is None or width(indent) + width(text) <= columns:
         yield indent + text
         return
@@ -122,7 +129,7 @@ def _pieces(word: str, most: int) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------ tables
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Column:
     """One column: `least` is how narrow it may be made, `optional` that it may be left out where it gets tight."""
 
@@ -132,7 +139,7 @@ class Column:
     right: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Row:
     """The cells of one line, the colour of its first, and sentences below it."""
 

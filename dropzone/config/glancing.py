@@ -6,19 +6,20 @@ second use: after a bad edit of the file, while the daemon goes on with the old 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from dropzone.config import yaml
 from dropzone.config.yaml import Odd
+from dropzone.values import value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Glance:
     """What stands in the file, as far as it can be understood without judging it."""
 
     state_dir: Path
+    crc: int  # of the file's content, as `Config` has it
     folders: tuple[str, ...]
     accounts: dict[str, date | None]  # name to `key_created`
 
@@ -27,9 +28,10 @@ def glance(path: Path) -> Glance | None:
     """What a question needs of the file `path`; None where it does not say so much, and `load` will tell why."""
     try:
         with path.open("rb") as file:
-            root = yaml.parse(file.read(yaml.MAX_BYTES + 1)).root
+            document = yaml.parse(file.read(yaml.MAX_BYTES + 1))
     except (OSError, ValueError):
         return None
+    root = document.root
     state_dir = root.get("state_dir") if isinstance(root, dict) else None
     # A `..` is settled when the file is judged, here it may lead through a link.
     if not isinstance(root, dict) or not isinstance(state_dir, str) or not state_dir.startswith("/"):
@@ -37,6 +39,7 @@ def glance(path: Path) -> Glance | None:
     folders, accounts = (keys if isinstance(keys := root.get(name), dict) else {} for name in ("folders", "accounts"))
     return Glance(
         state_dir=Path(state_dir),
+        crc=document.crc,
         folders=tuple(map(str, folders)),
         accounts={str(name): _key_created(keys) for name, keys in accounts.items()},
     )

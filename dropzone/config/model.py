@@ -543,6 +543,7 @@ class Config(TopKeys):
     """A configuration that is right: what `load` returns."""
 
     file: Path
+    crc: int  # of the file's content when it was read: whether it was changed since
     root: _Path
     state_dir: _Path
     accounts: dict[str, Account]

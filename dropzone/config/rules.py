@@ -68,10 +68,10 @@ def resolve(keys: File, file: Path, findings: Findings) -> Config | None:
         _check_limits(entry, findings)
     _check_segments(entries, findings)
     _check_areas(keys, entries, findings)
-    return None if findings.problems() else _built(keys, file, entries)
+    return None if findings.problems() else _built(keys, file, entries, findings.document.crc)
 
 
-def _built(keys: File, file: Path, entries: list[_Entry]) -> Config:
+def _built(keys: File, file: Path, entries: list[_Entry], crc: int) -> Config:
     assert keys.root is not None  # what is missing is a finding
     assert keys.state_dir is not None
     accounts = {name: _account(name, account) for name, account in (keys.accounts or {}).items()}
@@ -85,6 +85,7 @@ def _built(keys: File, file: Path, entries: list[_Entry]) -> Config:
             unmade[entry.name] = Unmade(entry.own.create, folder)
     return Config.model_construct(
         file=file,
+        crc=crc,
         root=keys.root,
         state_dir=keys.state_dir,
         concurrency=keys.concurrency,

@@ -9,6 +9,7 @@ meets one says what would have been right.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -16,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from dropzone.errors import Problem, printable
+from dropzone.values import value
 
 MAX_BYTES = 4 << 20  # a thousand folders with every key written out are about a quarter of this
 MAX_DEPTH = 20
@@ -33,7 +35,7 @@ class Mark(NamedTuple):
     column: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Odd:
     """A word without quotes that YAML itself gives a meaning which nobody here can have meant for certain.
 
@@ -68,6 +70,7 @@ class Document:
     """The values of one file. `root` stays `REFUSED` when the file cannot be read as YAML at all."""
 
     root: object = REFUSED
+    crc: int = 0  # of the whole content: two that differ are two texts
     keys: dict[Place, Mark] = field(default_factory=dict)  # where each key stands
     values: dict[Place, Mark] = field(default_factory=dict)  # where each value begins, if there is one to see
     refused: set[Place] = field(default_factory=set)  # where a problem was reported in place of a value
@@ -76,7 +79,7 @@ class Document:
 
 def parse(content: bytes, *, loader: Any = LOADER) -> Document:  # PyYAML's loaders share no base class
     """Read `content`, one YAML document in UTF-8. Never raises: what is wrong is in `problems`."""
-    document = Document()
+    document = Document(crc=zlib.crc32(content))
     try:
         document.root = _Composer(_events(_decode(content), loader), document).compose()
     except _BrokenError as broken:

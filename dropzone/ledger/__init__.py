@@ -8,14 +8,14 @@ facts that follow from it together, durably, or changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from dropzone.account import AccountFacts
 from dropzone.drop import Claimed, Drop, Entry, Event, State
+from dropzone.values import value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Attempt:
     """One announced attempt and what came of it; `outcome` is empty while nobody knows."""
 
@@ -29,7 +29,7 @@ class Attempt:
     ended_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class SegmentFacts:
     """What a folder's segment last took: the drop, its rows, and when."""
 
@@ -38,7 +38,7 @@ class SegmentFacts:
     at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Pause:
     """A folder that a person has paused: who, why, and when."""
 
@@ -47,11 +47,12 @@ class Pause:
     at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Standing:
-    """The unfinished drops of one folder in one state, together."""
+    """The unfinished drops of one folder and account in one state, together."""
 
     folder: str
+    account: str
     state: State
     count: int
     size: int  # bytes of all of them
@@ -59,7 +60,7 @@ class Standing:
     due_at: float  # when the next one is due
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class SegmentNote:
     """A segment that somebody had created: `id` is None while nobody knows whether OptiPub did so."""
 

@@ -105,6 +105,10 @@ MIGRATIONS = (
         by TEXT NOT NULL, why TEXT NOT NULL
     );
     """,
+    """
+    -- What failed within a day is counted at every `status`: 25 ms for 10,000 that failed (seen), a second after years.
+    CREATE INDEX drops_failed ON drops (folder, verdict_at) WHERE state = 'failed';
+    """,
 )
 
 FILE_NAME = "ledger.db"
@@ -306,12 +310,20 @@ class SQLiteReader:
     def standings(self) -> list[Standing]:
         with self._reading() as db:
             rows = db.execute(
-                "SELECT folder, state, count(*), sum(size), min(claimed_at), min(due_at) FROM drops "
-                "WHERE state NOT IN ('done', 'failed') GROUP BY folder, state"
+                "SELECT folder, account, state, count(*), sum(size), min(claimed_at), min(due_at) FROM drops "
+                "WHERE state NOT IN ('done', 'failed') GROUP BY folder, account, state"
             ).fetchall()
         return [
-            Standing(folder=folder, state=State(state), count=count, size=size, oldest_at=oldest_at, due_at=due_at)
-            for folder, state, count, size, oldest_at, due_at in rows
+            Standing(
+                folder=folder,
+                account=account,
+                state=State(state),
+                count=count,
+                size=size,
+                oldest_at=oldest_at,
+                due_at=due_at,
+            )
+            for folder, account, state, count, size, oldest_at, due_at in rows
         ]
 
     def counts(self) -> dict[tuple[str, State], int]:
@@ -556,4 +568,5 @@ def _translated(path: Path) -> Iterator[None]:
     except UnicodeError as error:  # a half of a character, which no file of text can hold
         raise LedgerError("a text cannot be written down", "Use plain characters") from error
     except OSError as error:
-        raise LedgerError(f"cannot use the ledger {path}: {error.strerror}") from error
+        hint = "Ask as root or as the daemon's own user" if isinstance(error, PermissionError) else ""
+        raise LedgerError(f"cannot use the ledger {path}: {error.strerror}", hint) from error

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from dropzone.account import AccountFacts, Condition
 from dropzone.drop import FINISHED, Drop, Entry, State
 from dropzone.errors import OperatorError, printable
 from dropzone.ledger import Attempt, Pause, Reader, SegmentFacts, Standing
 from dropzone.progress import Step
+from dropzone.values import value
 
 OPEN_STATES = tuple(state for state in State if state not in FINISHED)
 _FOR_A_PERSON = (State.HELD, State.UNKNOWN)
@@ -26,7 +27,7 @@ _DAY_S = 86_400.0
 # --------------------------------------------------------------------------------------------------- the daemon
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Health:
     """The daemon by its own word. Where none runs, `running` is False and the rest is empty."""
 
@@ -35,12 +36,14 @@ class Health:
     pid: int | None = None
     since: float | None = None  # when it started, in seconds since the epoch
     fault: str = ""  # of the machine, for which intake and sending pause
+    unmade: tuple[str, ...] = ()  # folders that are not watched, because their segment is still to be created
     unasked: str = ""  # why a daemon that runs could not be asked
+    outdated: bool = False  # the configuration file was changed since the daemon read it
     steps: dict[str, Step]  # what is under way, by drop ID
 
     @classmethod
-    def read(cls, answer: dict[str, Any] | None) -> Health:
-        """What the control socket answered; None where nobody listens there."""
+    def read(cls, answer: dict[str, Any] | None, *, crc: int) -> Health:
+        """What the control socket answered; None where nobody listens there. `crc`: of the configuration file now."""
         if answer is None:
             return cls(running=False, steps={})
         if "error" in answer:
@@ -56,14 +59,55 @@ class Health:
             pid=answer.get("pid"),
             since=answer.get("since"),
             fault=str(answer.get("fault", "")),
+            unmade=tuple(map(str, answer.get("unmade", ()))),
+            outdated=answer.get("crc", crc) != crc,
             steps=steps,
         )
+
+
+# -------------------------------------------------------------------------------------------------------- a path
+
+StandsAs = Literal["ignored", "unfit", "waiting", "ready", "taken", "missing", "inbox", "outside"]
+
+
+@value
+class Finding:
+    """What is to be said about one path; `finding` finds it, here or in the daemon.
+
+    `standing` in one word: ``ignored`` (never a candidate), ``unfit`` (somebody has to act), ``waiting``, ``ready``,
+    ``taken`` (it is the drop `id` now), ``missing`` (not there, and never was as far as the ledger goes), ``inbox`` (a
+    watched folder itself), ``outside`` (in no watched folder). `since` and `until` are seconds since the epoch: when
+    the file last changed, when it is taken if nothing happens to it.
+    """
+
+    path: Path
+    folder: str | None
+    standing: StandsAs
+    what: str
+    change: str = ""  # what would change it
+    since: float | None = None
+    until: float | None = None
+    size: int | None = None  # bytes
+    id: str | None = None  # of the drop that it became
+    state: str | None = None  # … and how that stands, and why
+    reason: str = ""
+
+    @classmethod
+    def read(cls, members: Mapping[str, Any]) -> Finding:
+        """The one that `members` tells of."""
+        names = {field.name for field in fields(cls)}  # a newer daemon may tell more
+        known = {name: value for name, value in members.items() if name in names}
+        return cls(**known | {"path": Path(members["path"])})
+
+    def members(self) -> dict[str, Any]:
+        """As plain values; `read` makes the same of them."""
+        return asdict(self) | {"path": str(self.path)}
 
 
 # ----------------------------------------------------------------------------------------------------- the queue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Queued:
     """One line of the queue: the drop, what its whole account waits for, if it does, and how far it is."""
 
@@ -116,7 +160,7 @@ def queue(
 AGES = (60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400)  # seconds; upper ends of the columns, the last is open
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Ages:
     """How old the drops of one folder are: a count for each of `AGES`, and one more for whatever is older."""
 
@@ -138,23 +182,24 @@ def ages(lines: Iterable[Queued], now: float) -> list[Ages]:
 # --------------------------------------------------------------------------------------------------- everything
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class FolderStatus:
     """How one folder stands. Times are seconds since the epoch; None where there is nothing to tell."""
 
     name: str
     configured: bool  # False: drops of it are left from a configuration that had it
+    unmade: bool  # by the daemon's word: its segment is still to be created
     waiting: int  # drops that go on by themselves
     waiting_bytes: int
     oldest_at: float | None  # when the oldest of all that is open was taken over
     held: int  # drops that wait for a person
     failed: int  # drops that failed within a day
-    next_at: float | None  # when the next of the waiting ones is due
+    next_at: float | None  # when the next of the waiting ones is due; infinite once a person must say so
     accepted: SegmentFacts | None  # what was accepted last
     pause: Pause | None  # by a person
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AccountStatus:
     """How one account stands. `key_days` are left until its key ends, by the configuration; None where it is silent."""
 
@@ -163,7 +208,7 @@ class AccountStatus:
     key_days: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Overview:
     """Everything at a glance."""
 
@@ -179,6 +224,7 @@ def overview(
     standings: dict[str, list[Standing]] = {}
     for standing in ledger.standings():
         standings.setdefault(standing.folder, []).append(standing)
+    facts = {name: ledger.account_facts(name) for name in {*accounts, *(each.account for each in ledger.standings())}}
     accepted, pauses = ledger.accepted_last(), ledger.paused_folders()
     names = [*folders, *sorted(standings.keys() - set(folders))]
     failed = ledger.failed_since(now - _DAY_S, folders=names)
@@ -188,16 +234,15 @@ def overview(
             FolderStatus(
                 name=name,
                 configured=name in folders,
+                unmade=name in health.unmade,
                 failed=failed.get(name, 0),
                 accepted=accepted.get(name),
                 pause=pauses.get(name),
-                **_counted(standings.get(name, [])),
+                **_counted(standings.get(name, []), facts),
             )
             for name in names
         ),
-        accounts=tuple(
-            AccountStatus(name=name, facts=ledger.account_facts(name), key_days=days) for name, days in accounts.items()
-        ),
+        accounts=tuple(AccountStatus(name=name, facts=facts[name], key_days=days) for name, days in accounts.items()),
     )
 
 
@@ -209,7 +254,7 @@ class _Counts(TypedDict):
     next_at: float | None
 
 
-def _counted(standings: Sequence[Standing]) -> _Counts:
+def _counted(standings: Sequence[Standing], facts: Mapping[str, AccountFacts]) -> _Counts:
     held = [standing for standing in standings if standing.state in _FOR_A_PERSON]
     waiting = [standing for standing in standings if standing.state not in _FOR_A_PERSON]
     return {
@@ -217,14 +262,19 @@ def _counted(standings: Sequence[Standing]) -> _Counts:
         "waiting_bytes": sum(standing.size for standing in waiting),
         "oldest_at": min((standing.oldest_at for standing in standings), default=None),
         "held": sum(standing.count for standing in held),
-        "next_at": min((standing.due_at for standing in waiting), default=None),
+        "next_at": min((_next_at(standing, facts[standing.account]) for standing in waiting), default=None),
     }
+
+
+def _next_at(standing: Standing, account: AccountFacts) -> float:
+    closed = standing.state is State.QUEUED and account.condition is not Condition.READY
+    return max(standing.due_at, account.until) if closed else standing.due_at
 
 
 # ------------------------------------------------------------------------------------------------------ one drop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Shown:
     """All that is known of one drop; `path` is where its file lies now, None when it is in none of its places."""
 

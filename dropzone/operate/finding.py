@@ -10,51 +10,31 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
 
 from dropzone.config import Config, Folder
 from dropzone.drop import Drop, is_id
 from dropzone.errors import FolderError, printable
 from dropzone.folders import Folders
 from dropzone.ledger import Reader
+from dropzone.operate.asking import Finding, StandsAs
 from dropzone.readiness import Candidate, Look, Ready, Unfit, Unread, Verdict, Waiting, why_ignored
-
-Standing = Literal["ignored", "unfit", "waiting", "ready", "taken", "missing", "inbox", "outside"]
 
 _FILED = re.compile(r"\.([0-9A-Z]{12})\.(csv|csv\.gz|log|rejects\.csv)$")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What is to be said about one path.
+class Finder:
+    """Answers about paths. `ledger` is None where there is none yet; `now` is the time, in seconds since the epoch.
 
-    `standing` in one word: ``ignored`` (never a candidate), ``unfit`` (somebody has to act), ``waiting``, ``ready``,
-    ``taken`` (it is `drop` now), ``missing`` (not there, and never was as far as the ledger goes), ``inbox`` (a watched
-    folder itself), ``outside`` (in no watched folder). `since` and `until` are seconds since the epoch: when the file
-    last changed, when it is taken if nothing happens to it.
+    `thorough` reads a file to its end where only that tells whether it is complete.
     """
 
-    path: Path
-    folder: str | None
-    standing: Standing
-    what: str
-    change: str = ""  # what would change it
-    since: float | None = None
-    until: float | None = None
-    size: int | None = None  # bytes
-    drop: Drop | None = None
-
-
-class Finder:
-    """Answers about paths. `ledger` is None where there is none yet; `now` is the time, in seconds since the epoch."""
-
-    def __init__(self, config: Config, ledger: Reader | None, *, now: float) -> None:
+    def __init__(self, config: Config, ledger: Reader | None, *, now: float, thorough: bool = True) -> None:
         self._config = config
         self._ledger = ledger
         self._now = now
+        self._thorough = thorough
         self._folders = Folders()
 
     def why(self, path: Path) -> Finding:
@@ -70,7 +50,7 @@ class Finder:
                 what = f"the inbox of folder {folder.name} is {_shown(inbox)}, and nothing below it is looked at"
                 change = f"move the file into {_shown(inbox)} itself"
                 return Finding(path=place, folder=folder.name, standing="ignored", what=what, change=change)
-        return self._ours(place) or self._outside(place)
+        return self._ours(place) or self._unmade(place) or self._outside(place)
 
     def look(self, folder: Folder, name: bytes) -> Finding:
         """What stands about `name` in the inbox of `folder`."""
@@ -108,7 +88,7 @@ class Finder:
         candidate.hear(quiet_since)
         try:
             with self._folders.inbox(folder) as inbox:
-                verdict = inbox.verdict(name, candidate, now=self._now, thorough=True)
+                verdict = inbox.verdict(name, candidate, now=self._now, thorough=self._thorough)
             if verdict is None:
                 return self._left(folder, name, path)
             if isinstance(verdict, Ready) and (fault := self._folders.find_fault(folder)):
@@ -117,8 +97,8 @@ class Finder:
             verdict = Unfit(self._now, str(fault.message))
             change = fault.hint
         else:
-            change = _change(verdict)
-        standing: Standing
+            change = _change(verdict, folder)
+        standing: StandsAs
         until: float | None = None
         match verdict:
             case Waiting():
@@ -179,6 +159,15 @@ class Finder:
                 return self._taken(drop, place)
         return None
 
+    def _unmade(self, place: Path) -> Finding | None:
+        """A folder whose segment does not exist yet is not watched."""
+        for name, unmade in self._config.unmade.items():
+            if place.is_relative_to(Path(os.path.realpath(unmade.draft.path))):
+                what = "its folder's segment is still to be created, so the folder is not watched"
+                change = f"type: dropzone segment create --folder {name}"
+                return Finding(path=place, folder=name, standing="unfit", what=what, change=change)
+        return None
+
     def _taken(self, drop: Drop, path: Path) -> Finding:
         return Finding(
             path=path,
@@ -188,7 +177,9 @@ class Finder:
             change=f"'dropzone show {drop.id}' tells its history",
             since=drop.claimed_at,
             size=drop.size,
-            drop=drop,
+            id=drop.id,
+            state=drop.state.value,
+            reason=drop.reason,
         )
 
     def _outside(self, place: Path) -> Finding:
@@ -202,12 +193,14 @@ class Finder:
         return Finding(path=place, folder=None, standing="outside", what=what, change=change)
 
 
-def _change(verdict: Verdict) -> str:
+def _change(verdict: Verdict, folder: Folder) -> str:
     match verdict:
         case Waiting(settling=True):
             return "nothing has to be done; each change of the file starts its quiet time again"
+        case Waiting() if folder.marker != "none":
+            return f"once it is whole the partner uploads its {folder.marker} marker, or both of them again"
         case Waiting():
-            return "the partner ends the upload; until then it stays where it is"
+            return "nothing has to be done while the upload goes on; broken off, the partner uploads the file again"
         case Unfit():
             return "remove it, and let the partner upload a plain file"
         case Ready() | Unread():

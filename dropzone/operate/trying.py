@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from dropzone import policy, sheet
+from dropzone import policy
 from dropzone.config import Config, Folder
 from dropzone.drop import Claimed, Drop, Report, Skipped, apply, make_id
 from dropzone.errors import FolderError, OperatorError, printable
 from dropzone.ledger import Reader
-from dropzone.operate.asking import check_folder
-from dropzone.operate.finding import Finder, Finding
+from dropzone.operate.asking import Finding, check_folder
+from dropzone.operate.finding import Finder
 
 
 def get_folder(config: Config, name: str) -> Folder:
@@ -40,6 +40,8 @@ _WARY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 def _read(
     file: Path, folder: Folder, prepared: BinaryIO, progress: Callable[[int], None] | None, *, flags: int
 ) -> Report:
+    from dropzone import sheet  # the engine: a plan that finds nothing to read does not wait for it
+
     def opener(path: str, mode: int) -> int:
         return os.open(path, mode | flags | os.O_CLOEXEC)
 

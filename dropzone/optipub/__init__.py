@@ -11,10 +11,22 @@ no ledger, no retry loop and no policy for unknown outcomes. What it keeps to:
 - No redirect is followed, no proxy comes from the environment, no cookie is kept. The key goes to the configured
   origin only, and into no event, message or `repr`.
 - Certificates are always verified; there is no switch.
+
+The client is imported when it is first asked for: what an import would say (`form`) can be told without httpx.
 """
 
 from __future__ import annotations
 
-from dropzone.optipub.client import OptiPub, Upload
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dropzone.optipub.client import OptiPub, Upload
 
 __all__ = ["OptiPub", "Upload"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("dropzone.optipub.client"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -43,9 +43,10 @@ def examine(patient: Patient, *, now: float, online: bool) -> Iterator[Remark]:
     unit = find_unit(patient.units)
     user = daemon_user(config.state_dir, unit.last("User") if unit else "")
     yield from examine_program()
-    yield ok("configuration", f"{printable(str(config.file))}: {len(config.folders)} folders, no problems")
+    count = len(config.folders) + len(config.unmade)
+    yield ok("configuration", f"{printable(str(config.file))}: {count} folder{'s' if count != 1 else ''}, no problems")
     for name in config.unmade:
-        mend = f"dropzone segment create --folder {name}; systemctl reload dropzone"
+        mend = f"dropzone segment create --folder {name} && dropzone init && systemctl reload dropzone"
         yield fault(f"folder {name}", "its segment is still to be created, so it is not watched", mend)
     yield from _examine_daemon(patient)
     # What is yielded from in here would let the caller act as another user, too.
@@ -67,7 +68,8 @@ def examine(patient: Patient, *, now: float, online: bool) -> Iterator[Remark]:
 def _examine_daemon(patient: Patient) -> Iterator[Remark]:
     health = patient.health
     if not health.running:
-        yield note("daemon", "none runs on this state folder", "systemctl start dropzone")
+        tell = note if patient.ledger is None else warning  # one that never ran is not missed
+        yield tell("daemon", "none runs on this state folder", "systemctl start dropzone")
     elif health.unasked:
         yield note("daemon", f"it runs, but tells nothing: {health.unasked}", "ask as root")
     elif health.fault:
@@ -75,5 +77,8 @@ def _examine_daemon(patient: Patient) -> Iterator[Remark]:
     elif health.version and health.version != patient.version:
         what = f"version {health.version} runs, this command is {patient.version}"
         yield warning("daemon", what, "systemctl restart dropzone")
+    elif health.outdated:
+        what = "it goes by an older configuration than the file's"
+        yield warning("daemon", what, "dropzone config check && systemctl reload dropzone")
     else:
         yield ok("daemon", "it runs")
