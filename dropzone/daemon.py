@@ -8,6 +8,7 @@ open: `gates`) is rebuilt from it at every start.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import queue
@@ -270,13 +271,9 @@ class Daemon:
 
     def _take_up(self, base: Path) -> None:
         """Adopt what lies in work/ without a row, and mark work/ as this ledger's."""
-        mark = self._folders.read_mark(base)
-        trusted = mark == self._ledger.id
-        if mark and not trusted:
-            self._voice.warn("the ledger is not the one that knew this work folder", path=str(base / "work"))
-        self._enqueue(self._intake.adopt(base, trusted=trusted))
-        # Only now: if we died before, the next start must still see that the ledger is another one.
-        self._folders.write_mark(base, self._ledger.id)
+        if doubt := self._intake.doubt(base):
+            self._voice.warn(doubt, path=str(base / "work"), mend="look in OptiPub for what is held as no record")
+        self._enqueue(self._intake.take_up(base))
         self._bases.add(base)
 
     # --------------------------------------------------------------------------------------------------- the loop
@@ -352,6 +349,8 @@ class Daemon:
             self._answer_calls(wait_s)
         self._pool.shutdown()
         self._filer.shutdown()
+        with contextlib.suppress(FolderError, LedgerError):  # the mark of the last round does as well
+            self._mark_bases()
         if self._keeping:
             self._keeping.join()  # it looks for the stop between two drops
 
@@ -499,9 +498,19 @@ class Daemon:
             self._keys_at = now + KEYS_S if self._key_stamps else math.inf
         if self._round_at <= now:
             self._round_at = now + ROUND_S
+            self._mark_bases()
             self._alarms.look(self._config)
             if self._keep_at <= now:
                 self.keep()
+
+    def _mark_bases(self) -> None:
+        """Write down how far the ledger is, so that a copy that is older than that will be noticed."""
+        for base in sorted(self._bases):
+            try:
+                self._intake.mark(base)
+            except FolderError as fault:  # one mount that is gone must not keep the others waiting
+                if fault.environment:
+                    raise
 
     def keep(self) -> None:
         """Delete what is kept no longer, aside; the next time by itself in a day."""

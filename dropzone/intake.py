@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from dropzone import policy
 from dropzone.config import Config, Folder
-from dropzone.drop import Claimed, Drop, Event, State, Withheld, make_id
+from dropzone.drop import Claimed, Drop, Event, Lost, State, make_id
 from dropzone.errors import FolderError, printable
-from dropzone.folders import Claim, Folders, Wanted
+from dropzone.folders import Claim, Folders, Mark, Wanted
 from dropzone.folders.inbox import Inbox, Listing
 from dropzone.ledger import Ledger
 from dropzone.readiness import (
@@ -47,6 +48,8 @@ LEFTOVER_S = 86_400.0  # a temporary name that is older is worth a word: nobody 
 AT_HAND = 16  # inboxes kept open during one tick
 CONFIRM_S = 1.0  # two listings so far apart, and the same change time at both: nothing can have come unseen
 
+_GONE = "the ledger that knew this file is gone, so nobody can say whether it was sent"
+_NEVER = 1 << 62  # more events than any ledger will have
 _WHOLE = b""  # stands for the inbox itself among the names in it
 _LEFTOVERS = b"/"  # stands for all its left-over temporary files; no name has a slash
 
@@ -192,6 +195,40 @@ class Intake:
                     ready.append((memory, Wanted(id=self._make_id(), name=name, seen=seen)))
         return self._claim(ready)
 
+    def doubt(self, base: Path) -> str:
+        """Why the ledger is not to be believed on what lies in work/, or an empty string."""
+        mark = self._folders.read_mark(base)
+        if mark.ledger and mark.ledger != self._ledger.id:
+            return "the ledger is not the one that knew this work folder"
+        if mark.written > self._ledger.written:
+            return "the ledger is an older copy of the one that knew this work folder"
+        return ""
+
+    def take_up(self, base: Path) -> list[Drop]:
+        """Adopt what lies in work/ without a row, and mark work/ as this ledger's; the adopted drops.
+
+        An older copy of the ledger does not know what was sent since it was made: then all that it has as unfinished
+        is held as well.
+        """
+        mark = self._folders.read_mark(base)
+        older = mark.ledger == self._ledger.id and mark.written > self._ledger.written
+        if older:
+            # What is written down now must not let the next start take it for the right one, should we die before
+            # the last of them is held.
+            self._folders.write_mark(base, Mark(ledger=mark.ledger, written=_NEVER))
+        drops = self.adopt(base, trusted=mark.ledger == self._ledger.id and not older)
+        if older:
+            self._hold_unfinished(base)
+        # Only now: if we died before, the next start must still see that the ledger is another one.
+        self.mark(base)
+        return drops
+
+    def mark(self, base: Path) -> None:
+        """Write down in work/ how far the ledger is, where that is not written there already."""
+        wanted = Mark(ledger=self._ledger.id, written=self._ledger.written)
+        if self._folders.read_mark(base) != wanted:
+            self._folders.write_mark(base, wanted)
+
     def adopt(self, base: Path, *, trusted: bool) -> list[Drop]:
         """Give rows to files in work/ that have none: we died between the rename and the row.
 
@@ -230,9 +267,18 @@ class Intake:
                 held.append(self._hold(drop))
         return held
 
-    def _hold(self, drop: Drop) -> Drop:
-        why = "the ledger that knew this file is gone, so nobody can say whether it was sent"
-        event = Withheld(guard="no record", why=why)
+    def _hold_unfinished(self, base: Path) -> None:
+        why = "an older copy of the ledger was put in its place, so nobody can say whether this file was sent since"
+        for drop in self._ledger.find_drops(states=[State.QUEUED, State.SENDING, State.UNKNOWN]):
+            if Path(drop.base) == base:
+                if drop.state is State.SENDING:
+                    self._commit(drop, Lost(cause=why, sent=None))
+                self._hold(drop, why)
+
+    def _hold(self, drop: Drop, why: str = _GONE) -> Drop:
+        return self._commit(drop, policy.held(policy.settings_of(drop), "no record", why))
+
+    def _commit(self, drop: Drop, event: Event) -> Drop:
         drop = self._ledger.commit(drop.id, event, at=self._now())
         self._announce(drop, event)
         return drop

@@ -130,6 +130,8 @@ class Pipeline:
         self._small = threading.Lock()
         self._announcing = threading.Lock()
         self._cancelled: set[str] = set()
+        # Full loads that a guard kept back before their turn, until that comes; with what else that depended on.
+        self._withheld: dict[str, tuple[bool, str | None]] = {}
         self.sink_failures = 0
 
     def run(self, id: str, *, probe: bool = False) -> float | None:
@@ -153,6 +155,7 @@ class Pipeline:
             return drop.state, due_at
         finally:
             self._cancelled.discard(id)
+            self._withheld.pop(id, None)
 
     def _deliver(self, drop: Drop, *, probe: bool) -> tuple[Drop, float | None]:
         while drop.state not in DECIDED and not self._stopping():
@@ -320,9 +323,23 @@ class Pipeline:
         if not folder.supersede or drop.attempts:
             return None
         for newer in reversed(self._behind(drop)):
-            if isinstance(self._examine(newer, policy.settings_of(newer)), _Fit) and self._waits(newer):
+            if self._fits(newer) and self._waits(newer):
                 return newer.id
         return None
+
+    def _fits(self, newer: Drop) -> bool:
+        """Whether a drop passes its check before its turn. What does not is not read again by each that is older."""
+        # A guard compares with what was accepted last, and a person may release what it held: then it is read anew.
+        facts = (newer.cleared, self._ledger.last_accepted(newer.account, newer.segment_id))
+        if self._withheld.get(newer.id) == facts:
+            return False
+        found = self._examine(newer, policy.settings_of(newer))
+        if isinstance(found, CheckFailed):
+            with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
+                self._commit(newer, found)
+        elif isinstance(found, Withheld):
+            self._withheld[newer.id] = facts
+        return isinstance(found, _Fit)
 
     def _give_way(self, drop: Drop, newer: str) -> Drop:
         """Supersede the drop and those between the two: each of them would have the newer one checked once more."""

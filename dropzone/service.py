@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dropzone.errors import DropzoneError, FolderError
+from dropzone.folders.probing import mount_of
 
 
 class LockedError(DropzoneError):
@@ -21,7 +22,13 @@ class LockedError(DropzoneError):
 
 @contextlib.contextmanager
 def state_lock(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder for this process alone. Raises LockedError; the kernel frees it however we end."""
+    """Hold the state folder for this process alone. Raises LockedError; the kernel frees it however we end.
+
+    Raises FolderError where it is on a network file system: locks and syncs may mean nothing there.
+    """
+    if state_dir.is_dir() and not (mount := mount_of(state_dir)).local:
+        why = f"it is on {mount.type}, and SQLite on a network file system can lose what was promised to the server"
+        raise FolderError("use", str(state_dir), why, "Move it to a local disk and set state_dir to that place")
     try:
         fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:

@@ -139,8 +139,7 @@ class Turn:
         for name in self.scene.config.accounts:
             self.gates.note(name, self.ledger.account_facts(name))
         for base in sorted({folder.base for folder in self.scene.config.folders.values()}):
-            self.intake.adopt(base, trusted=self.folders.read_mark(base) == self.ledger.id)
-            self.folders.write_mark(base, self.ledger.id)
+            self.intake.take_up(base)
 
     def take(self) -> list[Drop]:
         """Let every file that is there become quiet, and take over what is ready."""

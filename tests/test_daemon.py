@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ from dropzone.config import Config
 from dropzone.daemon import ENVIRONMENT_S, LONGEST_SLEEP_S, Left, obey_signals
 from dropzone.drop import Attempted, Drop, Report, State, make_id
 from dropzone.errors import FolderError, OperatorError
-from dropzone.folders import Folders, Wanted
+from dropzone.folders import Folders, Mark, Wanted
+from dropzone.ledger import Pause
+from dropzone.ledger.sqlite import SQLiteLedger
 from dropzone.readiness import Seen
 from dropzone.sandbox import Sandbox
 from dropzone.service import LockedError, notify, reloading, state_lock
@@ -34,6 +37,11 @@ from dropzone.wiring import lay_out
 ROWS = b"email\nann@example.com\n"
 TWO = "acme: {segment_id: 1, mode: lead}\nglobex: {segment_id: 2, mode: lead}"
 PATIENCE_S = 20.0
+PAUSE = Pause(by="ann", why="a look", at=1.0)
+
+
+class Died(BaseException):
+    """The end of a life, at an effect."""
 
 
 @pytest.fixture
@@ -220,6 +228,66 @@ def test_a_ledger_that_is_another_one_is_said_so_and_nothing_is_sent(scene: Scen
     assert len(sandbox.imports) == 1
 
 
+def test_an_older_copy_of_the_ledger_sends_nothing_that_it_knew(scene: Scene, sandbox: Sandbox) -> None:
+    """Copied while files waited, put back after one was sent: none is offered again; what comes now is sent."""
+    sandbox.fault("lost_answer", segment=1)
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        kit.daemon.switch("folder", "acme", lambda: kit.ledger.change_folder("acme", PAUSE, by="ann", at=1.0))
+        scene.put("a.csv", ROWS, folder="acme")
+        kit.settle()
+        assert kit.states() == {"a.csv": State.QUEUED}
+        with contextlib.closing(sqlite3.connect(scene.config.state_dir / "copy.db")) as copy:
+            kit.ledger._db.backup(copy)
+        kit.daemon.switch("folder", "acme", lambda: kit.ledger.change_folder("acme", None, by="ann", at=1.0))
+        kit.settle()
+        assert kit.states() == {"a.csv": State.HELD}
+        assert len(sandbox.imports) == 1
+        kit.after(60.0)  # the round that writes down how far the ledger is
+    for file in scene.config.state_dir.glob("ledger.db*"):
+        file.unlink()
+    (scene.config.state_dir / "copy.db").rename(scene.config.state_dir / "ledger.db")
+    with contextlib.closing(SQLiteLedger(scene.config.state_dir)) as ledger:
+        ledger.change_folder("acme", None, by="ann", at=2.0)
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        scene.put("g.csv", ROWS, folder="globex")
+        kit.settle()
+        assert kit.told("an older copy of the one that knew this work folder")
+        (drop,) = kit.ledger.find_drops(folder="acme")
+        assert (drop.state, drop.guard) == (State.HELD, "no record")
+        assert kit.states()["g.csv"] is State.DONE
+    assert len([each for each in sandbox.imports if each.segment == 1]) == 1
+
+
+@pytest.mark.parametrize("effect", range(1, 6))  # the ledger's own first commit is no effect of this
+def test_a_crash_while_an_older_copy_is_taken_up_sends_nothing(scene: Scene, sandbox: Sandbox, effect: int) -> None:
+    """Whatever was held before we died, the next start still sees that the ledger is an older copy."""
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        kit.daemon.switch("folder", "acme", lambda: kit.ledger.change_folder("acme", PAUSE, by="ann", at=1.0))
+        for n in range(3):
+            scene.put(f"{n}.csv", ROWS, folder="acme")
+        kit.settle()
+        kit.ledger.change_folder("acme", None, by="ann", at=1.0)
+        written = kit.ledger.written
+    work = scene.config.root
+    Folders().write_mark(work, Mark(ledger=Folders().read_mark(work).ledger, written=written + 2))
+    left = iter(range(effect + 1))
+
+    def die(_: str) -> None:
+        if next(left, None) == effect:
+            raise Died
+
+    with kit_on(scene, die) as kit, pytest.raises(Died):
+        kit.daemon.start()
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        kit.settle()
+        assert {drop.guard for drop in kit.ledger.find_drops()} == {"no record"}
+    assert not sandbox.imports
+
+
 def test_a_folder_that_cannot_be_used_is_reported_with_its_mend(scene: Scene) -> None:
     """The inbox is missing: said at the start; the others work; made later, it works without a restart."""
     inbox = scene.config.folders["acme"].path
@@ -403,7 +471,7 @@ def test_a_reload_during_a_full_disk_is_finished_later(scene: Scene) -> None:
         for _ in range(3):
             kit.after(ENVIRONMENT_S)
         assert kit.states() == {"i.csv": State.DONE}
-        assert Folders().read_mark(spool) == kit.ledger.id
+        assert Folders().read_mark(spool).ledger == kit.ledger.id
 
 
 def test_a_work_folder_that_is_gone_does_not_keep_the_others_waiting(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -625,6 +693,12 @@ def test_one_daemon_per_state_folder(tmp_path: Path) -> None:
             pass
         assert str(tmp_path) in str(raised.value)
     with state_lock(tmp_path):
+        pass
+
+
+def test_a_state_folder_on_a_network_file_system_is_refused() -> None:
+    """Whatever is not known to be local counts as one, here the kernel's own /proc: no lock, so no ledger is opened."""
+    with pytest.raises(FolderError, match="SQLite on a network file system"), state_lock(Path("/proc/self")):
         pass
 
 

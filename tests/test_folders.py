@@ -17,7 +17,7 @@ from unprivileged import NOBODY, as_nobody
 from dropzone.config import Folder
 from dropzone.drop import Drop, State, make_id
 from dropzone.errors import FolderError
-from dropzone.folders import Claim, Folders, Wanted, system
+from dropzone.folders import Claim, Folders, Mark, Wanted, system
 from dropzone.folders.filing import Verdict
 from dropzone.folders.inbox import _readable, opened_inbox, read_marker
 from dropzone.folders.system import sync_all
@@ -296,10 +296,12 @@ def test_unfinished_checks_are_counted(scene: Scene, folders: Folders, folder: F
 
 def test_the_mark_of_a_ledger(scene: Scene, folders: Folders, folder: Folder) -> None:
     """work/ remembers which ledger knows it."""
-    assert folders.read_mark(folder.base) == ""
-    folders.write_mark(folder.base, "one")
-    folders.write_mark(folder.base, "two")
-    assert folders.read_mark(folder.base) == "two"
+    assert folders.read_mark(folder.base) == Mark()
+    folders.write_mark(folder.base, Mark(ledger="one", written=7))
+    folders.write_mark(folder.base, Mark(ledger="two", written=3))
+    assert folders.read_mark(folder.base) == Mark(ledger="two", written=3)
+    (folder.base / "work" / ".ledger").write_text("one\n")  # as an earlier version wrote it
+    assert folders.read_mark(folder.base) == Mark(ledger="one")
 
 
 def test_faults_of_a_folder_are_named_with_their_mend(scene: Scene, folders: Folders, folder: Folder) -> None:

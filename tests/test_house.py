@@ -47,7 +47,7 @@ RANKS = {
     "pipeline": 5,
     "intake": 5,
     "alarms": 5,
-    "service": 3,
+    "service": 4,
     "daemon": 6,
     "operate": 6,
     "answering": 7,

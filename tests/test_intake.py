@@ -18,7 +18,7 @@ from dropzone import config as configuration
 from dropzone.config import Config, Folder
 from dropzone.drop import Claimed, Drop, State, make_id
 from dropzone.errors import FolderError, LedgerError
-from dropzone.folders import Folders, Wanted
+from dropzone.folders import Folders, Mark, Wanted
 from dropzone.intake import BATCH, Intake
 from dropzone.readiness import SYNC_ASIDE, Seen
 from dropzone.wiring import lay_out
@@ -923,7 +923,7 @@ def test_only_the_work_folder_of_the_other_ledger_is_distrusted(scene: Scene) ->
     lay_out(config)
     with scene.turn() as turn:
         turn.start()
-        turn.folders.write_mark(spool, "of another ledger")
+        turn.folders.write_mark(spool, Mark(ledger="of another ledger"))
     orphan(scene, "a.csv")
     orphan(scene, "g.csv", folder="globex")
     with scene.turn() as turn:

@@ -24,6 +24,7 @@ from dropzone.drop import (
     Deferred,
     Drop,
     Event,
+    Expired,
     Filed,
     Lost,
     Refused,
@@ -193,6 +194,18 @@ def test_what_was_taken_since_an_attempt_is_known_by_order_and_not_by_time(ledge
     assert [drop.id for drop in ledger.taken_since(first)] == ["A2", "A3", "A4"]
     (last,) = ledger.find_drops(prefix="A4")
     assert ledger.taken_since(last) == [unknown]
+
+
+def test_how_much_was_written_only_grows(ledger: Ledger) -> None:
+    """Also when histories are deleted: an older copy of the ledger is known by it."""
+    assert ledger.written == 0
+    seen = [0]
+    for event in (attempted(1), Accepted(status=201, body="ok"), Filed(path="done/a"), Expired(days=1)):
+        if len(seen) == 1:
+            ledger.commit_all([("A1", CLAIMED)], at=1.0)
+        ledger.commit("A1", event, at=1.0)
+        seen.append(ledger.written)
+    assert seen == sorted(set(seen))
 
 
 def test_threads_take_turns(ledger: Ledger) -> None:

@@ -303,6 +303,31 @@ def test_many_full_loads_are_checked_as_often_as_there_are_files(start: Start, s
     assert checks.count("prepare: sync prepared copy") == 2
 
 
+@pytest.mark.parametrize(
+    ("rows", "verdict", "most"),
+    [(b"email\nnobody\n", State.FAILED, 12), (b"email\n", State.HELD, 33)],
+    ids=["refused", "held"],
+)
+def test_full_loads_that_fail_are_not_read_by_each_that_is_older(
+    start: Start, sandbox: Sandbox, rows: bytes, verdict: State, most: int
+) -> None:
+    """What is no list is read once for all; what a guard holds, once more after an import and in its own turn."""
+    checks: list[str] = []
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true}", step=checks.append)
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "good.csv")
+    for n in range(11):
+        kit.scene.put(f"bad{n:02}.csv", rows)
+    kit.settle()
+    switch(kit, "resume", "folder", "acme")
+    kit.settle()
+    states = kit.states()
+    assert states.pop("good.csv") is State.DONE
+    assert set(states.values()) == {verdict}
+    assert len(sandbox.imports) == 1
+    assert 12 <= checks.count("prepare: sync prepared copy") <= most
+
+
 def test_a_resumed_account_is_open_whatever_was_read_before(start: Start, sandbox: Sandbox) -> None:
     """A worker has read that the account is paused, and goes by it only after a person has resumed the account."""
     kit = start(ACME)

@@ -162,6 +162,17 @@ class Rejects:
             self.file.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The ledger that knows what lies in a work/: its identity, and the number of an event that it had by then.
+
+    One that lacks that event is an older copy, put in its place.
+    """
+
+    ledger: str = ""
+    written: int = 0
+
+
 class Folders:
     """All that happens on disk to drops. Thread-safe: one drop is only ever in one thread's hands."""
 
@@ -349,20 +360,21 @@ class Folders:
             with contextlib.suppress(FolderError), opened_inbox(folder) as inbox:
                 self._give_up(inbox, name, work, id, directory)
 
-    def read_mark(self, base: Path) -> str:
-        """The identity of the ledger that work/ belongs to, or an empty string where none was written down."""
+    def read_mark(self, base: Path) -> Mark:
+        """Which ledger work/ belongs to; the empty mark where none was written down."""
         with self._work(base) as work, translated("read", base / "work" / MARK):
             try:
                 with opened_file(MARK, OPEN_FILE, work) as mark:
-                    return mark.read(100).decode("ascii", "replace").strip()
+                    ledger, _, written = mark.read(100).decode("ascii", "replace").strip().partition(" ")
             except FileNotFoundError:
-                return ""
+                return Mark()
+        return Mark(ledger=ledger, written=int(written) if written.isdecimal() else 0)
 
-    def write_mark(self, base: Path, ledger_id: str) -> None:
-        """Write down that the ledger `ledger_id` knows what lies in work/; atomic and durable."""
+    def write_mark(self, base: Path, wanted: Mark) -> None:
+        """Write down which ledger knows what lies in work/, and how far it was; atomic and durable."""
         with self._work(base) as work, translated("write", base / "work" / MARK):
             with opened_file(MARK + ".new", CREATE, work, "wb") as mark:
-                mark.write(ledger_id.encode() + b"\n")
+                mark.write(f"{wanted.ledger} {wanted.written}\n".encode())
                 mark.flush()
                 os.fsync(mark.fileno())
             self._step("mark: rename")

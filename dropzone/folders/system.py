@@ -33,6 +33,10 @@ _LOCAL_FILE_SYSTEMS = frozenset(
         0xF2F52010,  # f2fs
         0x2FC12FC1,  # zfs
         0xCA451A4E,  # bcachefs
+        0x3153464A,  # jfs
+        0x52654973,  # reiserfs
+        0x3434,  # nilfs2
+        0x858458F6,  # ramfs
         0x794C7630,  # overlay
     }
 )

@@ -76,6 +76,10 @@ class Reader(Protocol):
     def id(self) -> str:
         """The ledger's own identity: a new one for each ledger that was ever made."""
 
+    @property
+    def written(self) -> int:
+        """The number of the newest event, 0 where there is none; it only ever grows."""
+
     def find_drop(self, id: str) -> Drop | None:
         """The drop `id`, or None."""
 

@@ -158,6 +158,12 @@ class SQLiteReader:
             (value,) = db.execute("SELECT value FROM facts WHERE name = 'id'").fetchone()
             return str(value)
 
+    @property
+    def written(self) -> int:
+        with self._reading as db:
+            (n,) = db.execute("SELECT coalesce(max(n), 0) FROM events").fetchone()
+        return int(n)
+
     def find_drop(self, id: str) -> Drop | None:
         with self._reading as db:
             row = db.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone()
