@@ -23,6 +23,8 @@ from dropzone.drop import State
 from dropzone.ledger.sqlite import SQLiteReader
 from dropzone.sandbox import Sandbox
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 ROWS = b"email\nann@example.com\n"
 FOLDERS = (
     "acme-signups: {segment_id: 1, mode: lead}\nglobex: {segment_id: 2, mode: lead}\nmain: {segment_id: 3, mode: lead}"

@@ -22,6 +22,8 @@ from soak import FACTOR, times
 
 from dropzone.drop import State
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 KILLS = times(100, soak=1000)
 REFUSALS = 10  # lives from one to the next: a file that is taken in between shows that the account is all right
 FOLDERS = """\

@@ -41,6 +41,8 @@ from dropzone.drop import FINISHED, Drop, State
 from dropzone.errors import LedgerError
 from dropzone.folders import Folders
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 CUTS = times(6, soak=100)
 CUTS_PER_DISK = 10
 FOLDERS = """\

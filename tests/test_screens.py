@@ -23,6 +23,8 @@ from dropzone.drop import State
 from dropzone.ledger.sqlite import SQLiteReader
 from dropzone.sandbox import Sandbox
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 COLUMNS = 80
 ROWS = b"email,varr_a\nann@example.com,Ann\n"
 # A row's own words come back in problems: a terminal's title, a bell, a right-to-left override, half a character.

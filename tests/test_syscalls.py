@@ -32,6 +32,8 @@ from scene import KEY, Scene, assert_logs, make_scene
 from server import Server
 from soak import FACTOR, times
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 SAMPLE = times(5, soak=300)  # calls of each thread with each server
 PER_SCENE = 25  # lives in the same folders: the books get longer with each
 # Calls that change something outside of the program, or bring the answer; of opening, only what makes a file.
