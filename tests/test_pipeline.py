@@ -124,6 +124,7 @@ def pipeline_of(
     sinks: Sequence[Sink] = (),
     stopping: Callable[[], bool] = lambda: False,
     wait: Callable[[float], None] | None = None,
+    fault: Callable[[Drop, Exception], None] = lambda drop, error: None,
 ) -> Pipeline:
     """A pipeline on the parts of `turn`, with callables of the test's own."""
     clock = turn.scene.clock
@@ -133,6 +134,7 @@ def pipeline_of(
         segments=turn.optipub,
         gates=turn.gates,
         board=turn.board,
+        fault=fault,
         now=lambda: clock.wall,
         wait=wait or clock.move,
         stopping=stopping,
@@ -610,12 +612,13 @@ def test_a_sink_that_breaks_unexpectedly_cannot_undo_what_was_committed(scene: S
         if isinstance(event, Accepted):
             raise KeyError("bug")
 
+    faults: list[Exception] = []
     with scene.turn() as turn:
         drop = claimed(turn)
-        pipeline = pipeline_of(turn, sinks=[sink])
+        pipeline = pipeline_of(turn, sinks=[sink], fault=lambda drop, error: faults.append(error))
         assert pipeline.run(drop.id) is None
         assert now(turn, drop).state is State.DONE
-        assert len(turn.faults) == 0
+    assert [type(each) for each in faults] == [KeyError]
     assert len(sandbox.imports) == 1
 
 
