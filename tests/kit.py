@@ -7,10 +7,11 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from scene import Scene, Step, no_step
+from scene import Scene, Step, make_scene, no_step
 
 from dropzone.alarms import Alarms
 from dropzone.daemon import Daemon
@@ -127,3 +128,17 @@ def kit_on(scene: Scene, step: Step = no_step, *, in_real_time: bool = False) ->
         yield kit
     finally:
         kit.close()
+
+
+@contextlib.contextmanager
+def starting(at: Path, url: str) -> Iterator[Callable[..., Kit]]:
+    """What starts a daemon on folders, each a line of YAML; `defaults` as in the file, `step` before each effect."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(*folders: str, defaults: str = "", usual: bool = True, step: Step = no_step) -> Kit:
+            scene = make_scene(at, url, folders="\n".join(folders), defaults=defaults, usual=usual)
+            kit = stack.enter_context(kit_on(scene, step))
+            kit.daemon.start()
+            return kit
+
+        yield begin

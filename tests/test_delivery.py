@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit import Kit, kit_on
+from kit import Kit, kit_on, starting
 from scene import KEY, Scene, assert_kept, make_scene
 
 from dropzone import config as configuration
@@ -35,15 +35,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def start(tmp_path: Path, sandbox: Sandbox) -> Iterator[Start]:
-    """Starts a daemon on these folders, each a line of YAML; `defaults` as in the file."""
-    with contextlib.ExitStack() as stack:
-
-        def begin(*folders: str, defaults: str = "", usual: bool = True) -> Kit:
-            scene = make_scene(tmp_path, sandbox.url, folders="\n".join(folders), defaults=defaults, usual=usual)
-            kit = stack.enter_context(kit_on(scene))
-            kit.daemon.start()
-            return kit
-
+    with starting(tmp_path, sandbox.url) as begin:
         yield begin
 
 

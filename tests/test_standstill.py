@@ -5,7 +5,6 @@ Real folders, a real ledger and a real server; the clock is moved by hand.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import threading
@@ -13,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit import PATIENCE_S, Kit, kit_on
-from scene import KEY, Step, make_scene, no_step
+from kit import PATIENCE_S, Kit, starting
+from scene import KEY
 
 from dropzone import control, operate
 from dropzone.account import AccountFacts, Condition
@@ -38,15 +37,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def start(tmp_path: Path, sandbox: Sandbox) -> Iterator[Start]:
-    """Starts a daemon on these folders; `step` is called before each effect."""
-    with contextlib.ExitStack() as stack:
-
-        def begin(*folders: str, defaults: str = "", step: Step = no_step) -> Kit:
-            scene = make_scene(tmp_path, sandbox.url, folders="\n".join(folders), defaults=defaults)
-            kit = stack.enter_context(kit_on(scene, step))
-            kit.daemon.start()
-            return kit
-
+    with starting(tmp_path, sandbox.url) as begin:
         yield begin
 
 
@@ -396,3 +387,18 @@ def test_a_held_full_load_that_cannot_be_filed_is_filed_later(start: Start, sand
     place.unlink()
     kit.after(900.0)
     assert kit.states() == {"a.csv": State.DONE, "b.csv": State.DONE}
+
+
+def test_what_waits_for_a_filing_under_way_keeps_no_processor_busy(start: Start) -> None:
+    """Another verdict comes while one is filed: the loop sleeps until that filing ends."""
+    waits_s: list[float] = []
+
+    def step(name: str) -> None:  # in the thread that files
+        if name == "file: write log":
+            kit.daemon._filing.add("another", "", "another")
+            waits_s.append(kit.daemon._next_turn() - kit.scene.clock.monotonic)
+
+    kit = start("acme: {segment_id: 1, mode: lead}", step=step)
+    put(kit, "a.csv")
+    assert [wait_s > 0 for wait_s in waits_s] == [True]
+    assert [drop.state for drop in kit.ledger.find_drops()] == [State.DONE]

@@ -162,7 +162,7 @@ class Vectors:
         """Where line ends are, eight bytes at a time: few of these have one, none has two unless rows are tiny."""
         np = self._np
         bits = np.packbits(letters == 10, bitorder="little")
-        places = np.flatnonzero(bits.view(bool))
+        places = np.flatnonzero(bits != 0)
         bits = bits[places]
         below = bits - np.uint8(1)
         if (bits & below).any():
