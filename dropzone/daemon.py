@@ -337,7 +337,7 @@ class Daemon:
 
     def _next_turn(self) -> float:
         """When a drop may be taken next, on the monotonic clock; with a full pool only the end of one makes room."""
-        # What comes while a filing is under way waits for its end, which wakes the loop; as due it would keep it busy.
+        # What comes due while a filing is under way waits for its end, which wakes the loop; it would keep it busy.
         due = math.inf if self._is_filing else self._filing.next_due()
         return min(due, self._lanes.next_due(), self._gates.next_due()) if len(self._running) < POOL else due
 

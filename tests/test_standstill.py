@@ -390,12 +390,12 @@ def test_a_held_full_load_that_cannot_be_filed_is_filed_later(start: Start, sand
 
 
 def test_what_waits_for_a_filing_under_way_keeps_no_processor_busy(start: Start) -> None:
-    """Another verdict comes while one is filed: the loop sleeps until that filing ends."""
+    """Another, to be tried again, is due while one is filed: the loop sleeps until that filing ends."""
     waits_s: list[float] = []
 
     def step(name: str) -> None:  # in the thread that files
         if name == "file: write log":
-            kit.daemon._filing.add("another", "", "another")
+            kit.daemon._filing.add("another", "", "another", due=kit.scene.clock.monotonic)
             waits_s.append(kit.daemon._next_turn() - kit.scene.clock.monotonic)
 
     kit = start("acme: {segment_id: 1, mode: lead}", step=step)
