@@ -25,6 +25,8 @@ from dropzone.sheet.parts import Files, Outcome, Part, Plan, read_part
 from dropzone.sheet.patterns import ENGINES
 from dropzone.sheet.rules import KEPT_OF_LONG_LINE, Refusal
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 FILES = times(20_000, soak=1_000_000)
 BLOCKS = max(20, FILES // 5_000)
 MODES = [(name, most) for name in ENGINES for most in (1, 2, 4)]
