@@ -222,9 +222,11 @@ def overview(
 ) -> Overview:
     """How the configured `folders` and `accounts` (name to days left of the key) stand, and others with open drops."""
     standings: dict[str, list[Standing]] = {}
+    named = set(accounts)
     for standing in ledger.standings():
         standings.setdefault(standing.folder, []).append(standing)
-    facts = {name: ledger.account_facts(name) for name in {*accounts, *(each.account for each in ledger.standings())}}
+        named.add(standing.account)
+    facts = {name: ledger.account_facts(name) for name in named}
     accepted, pauses = ledger.accepted_last(), ledger.paused_folders()
     names = [*folders, *sorted(standings.keys() - set(folders))]
     failed = ledger.failed_since(now - _DAY_S, folders=names)
