@@ -16,6 +16,7 @@ from dropzone.account import AccountFacts, Condition
 from dropzone.drop import FINISHED, Drop, Entry, State
 from dropzone.errors import OperatorError, printable
 from dropzone.ledger import Attempt, Pause, Reader, SegmentFacts, Standing
+from dropzone.places import where_is
 from dropzone.progress import Step
 from dropzone.values import value
 
@@ -313,13 +314,6 @@ def show(ledger: Reader, id: str, *, health: Health | None = None) -> Shown:
         path=where_is(drop),
         step=health.steps.get(drop.id) if health else None,
     )
-
-
-def where_is(drop: Drop) -> Path | None:
-    """Where the original of `drop` lies now, or None when it is in none of its places."""
-    from dropzone.folders import Folders
-
-    return Folders().where_is(drop)
 
 
 def check_folder(name: str, known: Sequence[str]) -> None:
