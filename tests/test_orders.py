@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from console import command
 from scene import KEY, Scene, make_scene
 
 from dropzone import control, operate, wiring
@@ -112,6 +114,28 @@ def test_discard_hold_and_ids_from_standard_input(scene: Scene, sandbox: Sandbox
     assert run(scene, "discard", drop.id)[0] == 0
     (failed,) = scene.settle()
     assert (failed.state, sandbox.imports) == (State.FAILED, ())
+
+
+@pytest.mark.parametrize("given", [b"\x00\xff\nrubbish\n", b"\xff" * 9, "e\u0301\u202e".encode(), b"2' OR 1 --"])
+def test_rubbish_on_standard_input_is_no_id(scene: Scene, sandbox: Sandbox, given: bytes) -> None:
+    """Whatever its bytes are it is called what it is, in a sentence, and nothing is ordered."""
+    drop = held(scene, sandbox)
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as where the locale is not C
+    done = subprocess.run(
+        command(scene, "discard", "-"), input=given, capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"dropzone: there is no drop ")
+    assert len(done.stderr.splitlines()) == 2
+    assert history(scene, drop.id)[-1].event == Withheld(guard="unknown", why=drop.reason)
+
+
+@pytest.mark.parametrize("words", [["show", ""], ["discard", ""], ["show", " "]])
+def test_no_id_at_all_is_said_so(scene: Scene, sandbox: Sandbox, words: list[str]) -> None:
+    """An empty variable of a script does not end as a sentence without its last word."""
+    held(scene, sandbox)
+    code, output = run(scene, *words)
+    assert (code, output.splitlines()[0]) == (1, "dropzone: an ID is missing")
 
 
 def test_all_asks_back(scene: Scene, sandbox: Sandbox) -> None:

@@ -10,7 +10,9 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, MutableMapping
+from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,8 +79,7 @@ class _Group(click.Group):
             render.error(error.message, error.hint)
             ctx.exit(Exit.ANOTHER if type(error).__name__ == "LockedError" else Exit.FAILED)
         except BrokenPipeError:  # `dropzone queue | head`: the reader has seen enough
-            # What is still in the buffer would break again at the interpreter's end, and make the exit code 120.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_output()
             ctx.exit(Exit.DONE)
 
 
@@ -111,10 +112,21 @@ def cli(ctx: click.Context, named: Path | None) -> None:
 
 
 def _open_streams() -> None:
-    """Open what whoever started us has closed (``2>&-``), or the ledger would get the number of standard error."""
+    """Open what whoever started us has closed (``2>&-``), or the ledger would get the number of standard error.
+
+    What the terminal's locale has no character for is written as an escape: the answer matters more than its dots.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - the lowest number that is free, until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _give_up_output() -> None:
+    """What is still in the buffer would break again at the interpreter's end, and make the exit code 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell_usage(error: click.ClickException) -> None:
@@ -139,5 +151,12 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(Exit.INTERRUPTED)
+    except OSError as error:
+        if error.filename is not None:
+            raise  # a fault of ours, to be seen whole: no module lets one of a file through
+        _give_up_output()
+        with suppress(OSError):
+            render.error(f"the answer cannot be written: {error.strerror}", "Is the disk full?")
+        code = Exit.FAILED
     gc.freeze()  # the interpreter's end would look through all modules for garbage, three times
     sys.exit(code or Exit.DONE)

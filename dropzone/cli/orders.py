@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -84,7 +85,8 @@ def _choose(seen: Glance, what: str, ids: tuple[str, ...], *, yes: bool) -> list
                 _ask_back(what, drops)
             return [drop.id for drop in drops]
         if ids == ("-",):
-            ids = tuple(sys.stdin.read().split())
+            # Bytes, because what comes there may be of any kind, and is then told to be no ID.
+            ids = tuple(os.fsdecode(sys.stdin.buffer.read()).split())
         elif any(id == "-" or id.upper() == "ALL" for id in ids):
             raise OperatorError("- and ALL stand alone, ALL in capitals", f"Type: dropzone {what} ALL")
         return [operate.get_drop(ledger, id).id for id in ids]

@@ -33,4 +33,6 @@ def man(ctx: click.Context) -> None:
       dropzone man | man -l -
       dropzone man > /usr/local/share/man/man1/dropzone.1
     """
-    click.echo(page(ctx.find_root().command), nl=False)
+    root = ctx.find_root().command
+    assert isinstance(root, click.Group)
+    click.echo(page(root), nl=False)

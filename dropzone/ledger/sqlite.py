@@ -64,9 +64,11 @@ class SQLiteReader:
     def __init__(self, state_dir: Path) -> None:
         path = state_dir / FILE_NAME
         with _Translated(path):
-            if not path.exists():
+            try:
+                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))  # SQLite does not tell why it cannot open a file
+            except FileNotFoundError:
                 hint = "It is made by the first 'dropzone run'; is `state_dir:` right?"
-                raise LedgerError(f"there is no ledger at {path}", hint)
+                raise LedgerError(f"there is no ledger at {path}", hint) from None
             self._path = path
             self._lock = threading.RLock()
             self._db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=10)

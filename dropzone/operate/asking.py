@@ -290,9 +290,11 @@ class Shown:
 
 def get_drop(ledger: Reader, id: str) -> Drop:
     """The one drop whose ID is, begins with or else ends in `id`, in either case. Raises OperatorError."""
-    wanted = id.upper()
-    found = ledger.find_drops(prefix=wanted, limit=6) if id else []
-    if not found and len(id) >= 4:  # the last four are how people name a drop aloud
+    if not id.strip():  # a variable of a script that is empty
+        raise OperatorError("an ID is missing", "'dropzone queue' lists what is there")
+    wanted, like_one = id.upper(), id.isascii() and id.isalnum()
+    found = ledger.find_drops(prefix=wanted, limit=6) if like_one else []
+    if not found and like_one and len(id) >= 4:  # the last four are how people name a drop aloud
         found = ledger.find_drops(suffix=wanted, limit=6)
     if not found:
         raise OperatorError(f"there is no drop {printable(id)}", "'dropzone queue' lists what is there")
