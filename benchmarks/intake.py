@@ -128,12 +128,14 @@ def command(file: Path) -> list[str]:
 
 
 @contextmanager
-def daemon(root: Path, file: Path) -> Iterator[int]:
-    """Runs it; its process id once it has told that it watches."""
+def daemon(root: Path, file: Path, *, nice: int = 0) -> Iterator[int]:
+    """Runs it with this niceness; its process id once it has told that it watches."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        (root / "notify").unlink(missing_ok=True)  # of one that was there before
         ready.bind(str(root / "notify"))
         ready.settimeout(PATIENCE_S)
-        with started([*command(file), "run"], root, NOTIFY_SOCKET=str(root / "notify")) as pid:
+        words = ["nice", "-n", str(nice), *command(file), "run"]
+        with started(words, root, NOTIFY_SOCKET=str(root / "notify")) as pid:
             while not ready.recv(4096).startswith(b"READY=1"):
                 pass
             yield pid
