@@ -84,8 +84,10 @@ class Lines:
 
     def skip_empty(self) -> int:
         """Move past the empty lines that come next, as many as are in sight; how many they were."""
+        if not self._text.startswith(b"\n", self._at):
+            return 0
         found = _EMPTY.match(self._text, self._at, self._end(len(self._text)))
-        if found is None:
+        if found is None:  # what is in sight is not for us to read
             return 0
         count = found.end() - self._at
         self._move(found.end(), count)

@@ -81,15 +81,18 @@ class Reading:
     def read_all(self, lines: Lines) -> None:
         """All rows up to where `lines` is to stop. Raises `Refusal` where the text cannot be read to its end."""
         rows = first = 0
+        last = len(self._tiers)
         while lines.more():
-            for number in range(first, len(self._tiers)):
+            for number in range(first, last):
                 if self._run(lines, self._tiers[number]):
                     # What this tier has refused, one before it would hardly take. If it would, no harm is done.
                     first = number + 1 if lines.refused else 0
                     break
             else:
                 first = 0
-                self._row(lines)
+                # After a bad row the looser tiers are asked no more, for where one is bad the next that the first tier
+                # refuses is most likely bad too; a good row that it refused calls them in again.
+                last = len(self._tiers) if self._row(lines) else 1
                 rows += 1
                 if rows % _TELL == 0:  # one chunk may hold a hundred thousand
                     lines.tell_progress()
@@ -127,26 +130,28 @@ class Reading:
 
     # -------------------------------------------------------------------------------------------- one row
 
-    def _row(self, lines: Lines) -> None:
+    def _row(self, lines: Lines) -> bool:
+        """One row, read exactly, or blank lines; whether nothing was wrong with it."""
         if empty := lines.skip_empty():
             self._tally.repairs[Repair.BLANK_LINES] += empty
-            return
+            return True
         dialect, width = self._header.dialect, len(self._header.names)
         peek = lines.peek()
         assert peek is not None  # there was more
         if not peek.long and dialect.is_blank(peek.first):
             lines.take(peek.first)
             self._tally.repairs[Repair.BLANK_LINES] += 1
-        else:
-            self._sort(read_row(lines, peek, dialect, width))
+            return True
+        return self._sort(read_row(lines, peek, dialect, width))
 
-    def _sort(self, row: Row) -> None:
+    def _sort(self, row: Row) -> bool:
         self._tally.rows += 1
         found = row.fault or self._wrong_width(row) or self._entry(row)
         if isinstance(found, Fault):
             self._reject(row, found)
-        else:
-            self._write(row, found)
+            return False
+        self._write(row, found)
+        return True
 
     def _wrong_width(self, row: Row) -> Fault | None:
         expected = len(self._header.names)
@@ -155,7 +160,7 @@ class Reading:
     def _entry(self, row: Row) -> Entry | Fault:
         cell = row.cells[self._header.order[0]]
         found = self._read(cell)
-        return found._replace(at=cell.start) if isinstance(found, Fault) else found
+        return Fault(found.rule, cell.start, found.facts) if isinstance(found, Fault) else found
 
     def _read(self, cell: Cell) -> Entry | Fault:
         return read_entry(cell.value.strip(BLANKS), self._hash, hash_plain=self._folder.hash_plain)

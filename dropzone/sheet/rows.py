@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from dropzone.sheet.lines import Lines, Peek
@@ -84,6 +85,8 @@ class Dialect:
 
     def parse(self, text: str, most: int) -> tuple[tuple[Cell, ...], int, Fault | None]:
         """The first `most` cells of a row, the number of all, and what is wrong with its quotes."""
+        if '"' not in text:
+            return tuple(islice(self._unquoted_cells(text), most)), text.count(self.delimiter) + 1, None
         kept: list[Cell] = []
         fields = 0
         last_quote = text.rfind('"')
