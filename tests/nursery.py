@@ -178,8 +178,11 @@ class Ears:
 # ------------------------------------------------------------------------------------------------- the script
 
 
-# All that `run` imports when it runs; the command itself comes with what this file imports.
-_LATER = ("control", "daemon", "intake", "ledger.sqlite", "optipub", "pipeline", "telemetry", "watch", "wiring")
+# The command, and all that it imports when it runs.
+_LATER = (
+    *("cli.running", "control", "daemon", "intake", "ledger.sqlite"),
+    *("optipub", "pipeline", "telemetry", "watch", "wiring"),
+)
 
 
 def _serve() -> None:

@@ -189,6 +189,21 @@ def test_why_is_answered_by_the_daemon_without_the_models(lived: Scene) -> None:
     assert [found["standing"] for found in alone] == ["taken", "ignored", "unfit", "missing", "inbox", "outside"]
 
 
+@pytest.mark.parametrize("words", [["status"], ["queue"], ["show", "{id}"]])
+def test_an_answer_loads_only_what_it_needs(lived: Scene, words: list[str]) -> None:
+    """Not the settings' models, nor what moves files, nor another command: loading is nearly all of the wait."""
+    spared = {"pydantic", "dropzone.folders", "dropzone.readiness", "dropzone.cli.orders", "click.shell_completion"}
+    code = (
+        "import sys; from dropzone.cli import main\n"
+        f"try: main(sys.argv[1:])\nfinally: assert not {spared} & set(sys.modules)"
+    )
+    typed = [word.format(id=drops(lived)[0].id) for word in words]
+    words = [sys.executable, "-c", code, "-c", str(lived.at / "dropzone.yaml"), *typed]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert done.returncode in (0, 8), done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_a_glance_at_the_configuration_judges_nothing(tmp_path: Path) -> None:
     """Names and the place of the ledger; of a date that is none nothing, and of a file that says too little None."""
     file = tmp_path / "dropzone.yaml"

@@ -534,7 +534,7 @@ def test_show_of_what_is_not_there_or_not_clear(ask: Ask, lived: Scene) -> None:
     assert all(id in err for id in ids)
     code, _, err = ask(*on(lived, "show", ""))
     assert code == 1
-    assert "there is no drop" in err
+    assert "an ID is missing" in err
     _, _, err = ask(*on(lived, "show", "\x1b[31m\n"))
     assert all(line.isprintable() for line in err.splitlines())
 
