@@ -318,6 +318,56 @@ def test_five_failures_open_the_breaker_and_one_drop_tries(start: Start, sandbox
     assert all(each.attempts == 1 for each in kit.ledger.find_drops())
 
 
+def test_what_does_least_harm_tries_however_often_it_failed(start: Start, sandbox: Sandbox) -> None:
+    """Opt-outs opened the breaker; lists that replace and add, which nobody has tried yet, come after them."""
+    kit = start(
+        "acme: {segment_id: 1, mode: lead, clear: true}",
+        "leads: {segment_id: 2, mode: lead}",
+        "outs: {segment_id: 3, mode: unsubscribe}",
+        defaults="retry: {initial: 1s, max: 1s}",
+    )
+    sandbox.close()
+    put(kit, "o.csv", folder="outs")
+    for _ in range(BREAKER):
+        kit.after(1.0)
+    assert kit.ledger.account_facts("main").condition is Condition.BROKEN
+    put(kit, "a.csv")
+    put(kit, "l.csv", folder="leads")
+    sandbox.start()
+    sandbox.fault("status", status=408)
+    for _ in range(3):
+        kit.after(60.0)
+    assert offered_to(sandbox)[:2] == [3, 3]
+    assert set(kit.states().values()) == {State.DONE}
+
+
+def test_a_file_that_nobody_takes_does_not_keep_its_account_closed(start: Start, sandbox: Sandbox) -> None:
+    """Where what does least harm fails by itself again and again, the others have their turn after all, in order."""
+    kit = start(
+        "acme: {segment_id: 1, mode: lead, clear: true}",
+        "leads: {segment_id: 2, mode: lead}",
+        "outs: {segment_id: 3, mode: unsubscribe}",
+        defaults="retry: {initial: 1s, max: 1s}",
+    )
+    sandbox.close()
+    put(kit, "o.csv", folder="outs")
+    for _ in range(BREAKER):
+        kit.after(1.0)
+    put(kit, "a.csv")
+    put(kit, "l.csv", folder="leads")
+    sandbox.start()
+    sandbox.fault("status", status=408, segment=3, times=None)
+    sandbox.fault("status", status=408, segment=2, times=1)
+    for _ in range(30):
+        kit.after(900.0)
+    tried = offered_to(sandbox)
+    assert tried.index(2) < tried.index(1)
+    assert {name: state for name, state in kit.states().items() if name != "o.csv"} == {
+        "a.csv": State.DONE,
+        "l.csv": State.DONE,
+    }
+
+
 def offered_to(sandbox: Sandbox) -> list[int]:
     return [each.segment for each in sandbox.imports]
 
