@@ -275,7 +275,15 @@ class Daemon:
         if doubt := self._intake.doubt(base):
             self._voice.warn(doubt, path=str(base / "work"), mend="look in OptiPub for what is held as no record")
         self._enqueue(self._intake.take_up(base))
+        if doubt:
+            self._fill_in()
         self._bases.add(base)
+
+    def _fill_in(self) -> None:
+        """Put what was held before, and keeps its lane waiting only now, to where it stands in its lane."""
+        for lane, id in self._ledger.open_lanes():
+            if not self._lanes.has(id) and not self._filing.has(id):
+                self._lanes.add_back(lane, lane.partition("/")[0], id)
 
     # --------------------------------------------------------------------------------------------------- the loop
 

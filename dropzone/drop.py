@@ -374,6 +374,8 @@ TRANSITIONS: dict[tuple[State | None, type[Event]], State] = {
     # Released later, an old full load would replace the newer one. Never one that OptiPub may have: see `policy`.
     (State.HELD, Superseded): State.ACCEPTED,
     (State.HELD, Discarded): State.REFUSED,
+    # The ledger turns out to be an older copy: what a guard held may have been released and sent since.
+    (State.HELD, Withheld): State.HELD,
     (State.ACCEPTED, Filed): State.DONE,
     (State.REFUSED, Filed): State.FAILED,
     (State.FAILED, Retried): State.QUEUED,

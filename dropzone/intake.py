@@ -269,8 +269,9 @@ class Intake:
 
     def _hold_unfinished(self, base: Path) -> None:
         why = "an older copy of the ledger was put in its place, so nobody can say whether this file was sent since"
-        for drop in self._ledger.find_drops(states=[State.QUEUED, State.SENDING, State.UNKNOWN]):
-            if Path(drop.base) == base:
+        for drop in self._ledger.find_drops(states=[State.QUEUED, State.SENDING, State.UNKNOWN, State.HELD]):
+            # What a guard holds may have been released since; what it holds as unsure says so already.
+            if Path(drop.base) == base and not (drop.state is State.HELD and drop.guard in policy.UNSURE):
                 if drop.state is State.SENDING:
                     self._commit(drop, Lost(cause=why, sent=None))
                 self._hold(drop, why)

@@ -260,6 +260,43 @@ def test_an_older_copy_of_the_ledger_sends_nothing_that_it_knew(scene: Scene, sa
     assert len([each for each in sandbox.imports if each.segment == 1]) == 1
 
 
+def test_what_an_older_copy_has_as_held_may_have_been_released_since(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Released and sent after the copy was made: it is held as no record, with its lane, and no release sends it."""
+    scene = make_scene(
+        tmp_path, sandbox.url, folders="acme: {segment_id: 1, mode: lead, clear: true, guards: {max_rows: 1}}"
+    )
+    sandbox.fault("lost_answer")
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        scene.put("a.csv", ROWS + b"bob@example.com\n")
+        kit.settle()
+        (held,) = kit.ledger.find_drops()
+        assert held.guard == "max_rows"
+        with contextlib.closing(sqlite3.connect(scene.config.state_dir / "copy.db")) as copy:
+            kit.ledger._db.backup(copy)
+        order(kit, "release", held.id)
+        kit.settle()
+        kit.after(60.0)  # the round that writes down how far the ledger is
+        assert len(sandbox.imports) == 1
+    for file in scene.config.state_dir.glob("ledger.db*"):
+        file.unlink()
+    (scene.config.state_dir / "copy.db").rename(scene.config.state_dir / "ledger.db")
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        scene.put("b.csv", ROWS)
+        kit.settle()
+        found = kit.ledger.find_drop(held.id)
+        assert found is not None
+        assert (found.state, found.guard) == (State.HELD, "no record")
+        with pytest.raises(OperatorError, match="may be in OptiPub already"):
+            order(kit, "release", held.id)
+        assert kit.states()["b.csv"] is State.QUEUED  # sent later, the older list would wipe it
+        order(kit, "accept", held.id)
+        kit.settle()
+        assert set(kit.states().values()) == {State.DONE}
+    assert len(sandbox.imports) == 2
+
+
 @pytest.mark.parametrize("effect", range(1, 6))  # the ledger's own first commit is no effect of this
 def test_a_crash_while_an_older_copy_is_taken_up_sends_nothing(scene: Scene, sandbox: Sandbox, effect: int) -> None:
     """Whatever was held before we died, the next start still sees that the ledger is an older copy."""
