@@ -23,7 +23,7 @@ from dropzone import config as configuration
 from dropzone import operate
 from dropzone.config import Config
 from dropzone.daemon import ENVIRONMENT_S, LONGEST_SLEEP_S, Left, obey_signals
-from dropzone.drop import Attempted, Drop, Report, State, make_id
+from dropzone.drop import Attempted, Drop, Lost, Report, State, make_id
 from dropzone.errors import FolderError, OperatorError
 from dropzone.folders import Folders, Mark, Wanted
 from dropzone.ledger import Pause
@@ -258,6 +258,25 @@ def test_an_older_copy_of_the_ledger_sends_nothing_that_it_knew(scene: Scene, sa
         assert (drop.state, drop.guard) == (State.HELD, "no record")
         assert kit.states()["g.csv"] is State.DONE
     assert len([each for each in sandbox.imports if each.segment == 1]) == 1
+
+
+def test_what_an_older_copy_has_as_under_way_is_held_as_no_record(scene: Scene, sandbox: Sandbox) -> None:
+    """Sending, unknown or waiting when the copy was made: whatever came of it since, nobody offers it again."""
+    with scene.turn() as turn:
+        turn.start()
+        for n in range(3):
+            scene.put(f"{n}.csv", ROWS, folder="acme")
+        sending, lost, _ = turn.take()
+        for drop in (sending, lost):
+            turn.ledger.commit(drop.id, Attempted(n=1, digest="", size=0, report=Report()), at=scene.clock.wall)
+        turn.ledger.commit(lost.id, Lost(cause="no answer", sent=None), at=scene.clock.wall)
+        Folders().write_mark(scene.config.root, Mark(ledger=turn.ledger.id, written=turn.ledger.written + 1))
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        kit.settle()
+        found = kit.ledger.find_drops()
+    assert [(drop.state, drop.guard) for drop in found] == [(State.HELD, "no record")] * 3
+    assert not sandbox.imports
 
 
 def test_what_an_older_copy_has_as_held_may_have_been_released_since(tmp_path: Path, sandbox: Sandbox) -> None:
