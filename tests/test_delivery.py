@@ -18,7 +18,7 @@ from scene import KEY, Scene, assert_kept, make_scene
 from dropzone import config as configuration
 from dropzone import operate
 from dropzone.account import BREAKER, Condition
-from dropzone.drop import Accepted, Attempted, Drop, State
+from dropzone.drop import Accepted, Attempted, Drop, State, Withheld
 from dropzone.sandbox import Sandbox
 from dropzone.wiring import lay_out
 
@@ -110,6 +110,26 @@ def test_a_lost_answer_is_repeated_within_its_window_and_owned_up_to(start: Star
     assert "may have reached OptiPub more than once" in log(kit, "a.csv")
     assert [each.applied for each in sandbox.imports] == [True, True]
     assert_kept(kit.scene, kit.ledger.find_drops())
+
+
+def test_files_behind_one_that_is_sent_again_wait_for_that(start: Start, sandbox: Sandbox) -> None:
+    """They would overtake it; once it is held they go on, and other lanes did not wait at all."""
+    kit = start(
+        "acme: {segment_id: 1, mode: lead, on_unknown: {resend_within: 1h}, retry: {initial: 60s, max: 60s}}",
+        "b: {segment_id: 2, mode: lead}",
+    )
+    sandbox.fault("lost_answer", segment=1, times=3)
+    put(kit, "1.csv", "2.csv")
+    put(kit, "b.csv", folder="b")
+    assert offered(sandbox) == ["1", "b"]
+    for _ in range(3):
+        kit.after(60.0)
+    assert offered(sandbox) == ["1", "b", "1", "1", "2"]
+    assert {name: state.value for name, state in kit.states().items()} == {
+        "1.csv": "held",
+        "2.csv": "done",
+        "b.csv": "done",
+    }
 
 
 def test_after_two_repeats_a_person_has_to_look(start: Start, sandbox: Sandbox) -> None:
@@ -334,15 +354,20 @@ def test_one_that_optipub_may_have_stays_between_two_that_are_superseded(start: 
 
 
 def test_what_is_held_as_unknown_stays_though_its_folder_got_another_segment(start: Start, sandbox: Sandbox) -> None:
-    """Then it keeps no lane waiting any more, but its outcome is as unknown as before."""
+    """Then it keeps no lane waiting any more, but its outcome is as unknown as before; so with one of a lost ledger."""
     kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true, on_unknown: hold}")
     sandbox.fault("lost_answer")
-    put(kit, "a.csv")
+    put(kit, "a.csv", "lost.csv")
+    kit.ledger.commit(drop(kit, "lost.csv").id, Withheld(guard="no record", why="lost"), at=kit.scene.clock.wall)
     file = kit.scene.at / "dropzone.yaml"
     file.write_text(file.read_text().replace("segment_id: 1", "segment_id: 2"))
     kit.daemon.configure(configuration.load(file))
     put(kit, "b.csv")
-    assert [(each.state.value, each.guard) for each in kit.ledger.find_drops()] == [("held", "unknown"), ("done", "")]
+    assert [(each.state.value, each.guard) for each in kit.ledger.find_drops()] == [
+        ("held", "unknown"),
+        ("held", "no record"),
+        ("done", ""),
+    ]
     assert offered_to(sandbox) == [1, 2]
 
 
