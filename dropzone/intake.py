@@ -20,7 +20,7 @@ from typing import Self
 
 from dropzone import policy
 from dropzone.config import Config, Folder
-from dropzone.drop import Claimed, Drop, Event, Lost, State, make_id
+from dropzone.drop import FORGOTTEN, Claimed, Drop, Event, Lost, State, make_id
 from dropzone.errors import FolderError, printable
 from dropzone.folders import Claim, Folders, Mark, Wanted
 from dropzone.folders.inbox import Inbox, Listing
@@ -277,7 +277,7 @@ class Intake:
                 self._hold(drop, why)
 
     def _hold(self, drop: Drop, why: str = _GONE) -> Drop:
-        return self._commit(drop, policy.held(policy.settings_of(drop), "no record", why))
+        return self._commit(drop, policy.held(policy.settings_of(drop), FORGOTTEN, why))
 
     def _commit(self, drop: Drop, event: Event) -> Drop:
         drop = self._ledger.commit(drop.id, event, at=self._now())

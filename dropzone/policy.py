@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dropzone.drop import (
+    FORGOTTEN,
     POLICY,
     Attempted,
     Drop,
@@ -45,7 +46,7 @@ _REPLACING_WITHIN_S = 120.0  # with `clear` or a replace-tags column: others may
 _REPLACING_COLUMNS = frozenset({"tag-replace", "subscriber-tag-replace"})
 
 # Guards of drops that OptiPub may have already: never released, superseded or skipped as if they had not been sent.
-UNSURE = ("unknown", "no record")
+UNSURE = ("unknown", FORGOTTEN)
 
 
 @lru_cache(maxsize=256)

@@ -275,8 +275,15 @@ def test_what_an_older_copy_has_as_under_way_is_held_as_no_record(scene: Scene, 
         kit.daemon.start()
         kit.settle()
         found = kit.ledger.find_drops()
-    assert [(drop.state, drop.guard) for drop in found] == [(State.HELD, "no record")] * 3
-    assert not sandbox.imports
+        assert [(drop.state, drop.guard) for drop in found] == [(State.HELD, "no record")] * 3
+        assert not sandbox.imports
+        order(kit, "retry", lost.id)  # who ordered it has looked
+        kit.settle()
+        (done,) = kit.ledger.find_drops(states=[State.DONE])
+        log = (scene.config.root / str(done.path)).with_suffix(".log").read_text()
+        assert "to be offered again, though OptiPub may have it already, by ann" in log
+        assert "though OptiPub may have them already from attempt 1" in log
+    assert len(sandbox.imports) == 1
 
 
 def test_what_an_older_copy_has_as_held_may_have_been_released_since(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -172,7 +172,7 @@ FAULTS = {
         "answers.each_answer_ends_in_its_state",
         "optipub.every_answer_has_its_event",
     ],
-    "broken after the whole file had left; any other 5xx, any other 2xx": [
+    "broken after the whole file had left; any other 2xx, 3xx or 5xx": [
         "answers.each_answer_ends_in_its_state",
         "delivery.a_lost_answer_is_repeated_within_its_window_and_owned_up_to",
         "delivery.after_two_repeats_a_person_has_to_look",
