@@ -92,6 +92,12 @@ def sftp_put_and_rename(bench: SSHBench, name: str) -> None:
     bench.run(*bench.sftp(f"put {bench.local(name)} /acme/{name}.part", f"rename /acme/{name}.part /acme/{name}"))
 
 
+def sftp_as_winscp_does(bench: SSHBench, name: str) -> None:
+    """Version 3's own rename, which OpenSSH's server makes a link and an unlink: for a moment it has two names."""
+    part = f"/acme/{name}.filepart"
+    bench.run(*bench.sftp(f"put -p {bench.local(name)} {part}", f"rename -l {part} /acme/{name}"))
+
+
 def sftp_killed_and_resumed(bench: SSHBench, name: str) -> None:
     path = bench.local(name)
     bench.break_off(bench.sftp(f"put {path} /acme/{name}"), lambda: bench.inbox() / name)
@@ -187,6 +193,7 @@ PARTNERS = [
     sftp_put,
     sftp_put_keeping_times,
     sftp_put_and_rename,
+    sftp_as_winscp_does,
     sftp_killed_and_resumed,
     sftp_killed_for_good,
     sftp_standing_still,
