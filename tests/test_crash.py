@@ -205,6 +205,7 @@ PAIRED = ["accepted", "refused by the server", "answer lost, found by an operato
 
 
 @pytest.mark.soak
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.timeout(0 if FACTOR else 550)
 @pytest.mark.parametrize("name", PAIRED)
 def test_a_crash_at_every_step_of_every_recovery(place: Path, server: Server, name: str) -> None:

@@ -297,6 +297,7 @@ class Life(RuleBasedStateMachine):
 
 
 @pytest.mark.soak
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("share", range(SHARES))
 def test_whatever_happens_the_promise_holds(share: int) -> None:

@@ -1147,6 +1147,7 @@ def test_memory_64_mib_behind_a_quote() -> None:
     assert peak < 24
 
 
+@pytest.mark.usefixtures("untraced")
 def test_memory_a_quote_before_many_lines() -> None:
     """The lines that an open quote looks ahead over are not kept one by one, and not looked over again by each."""
     peak, report = _peak_mib(_pieces(b'email,varr_x\nz@b.co,"\n', b",,,,,,,\n" * 128, 500))
