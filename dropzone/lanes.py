@@ -156,7 +156,7 @@ class Lanes:
 
     def _put(self, lane: str, account: str, id: str) -> _Lane:
         """The lane, made where there is none, which the drop is in from now on; not yet where in it."""
-        # No name of it is kept with each drop: they are other strings, and took 6 MB for 100,000 drops (seen).
+        # Its name is not kept with each drop: each row brings a string of its own, of 64 bytes.
         here = self._lanes.setdefault(lane, _Lane(name=lane, account=account))
         self._known[id] = here
         return here
