@@ -122,8 +122,10 @@ def roots_own_place() -> Iterator[Path]:
     at = Path(tempfile.mkdtemp(prefix="dropzone-clients-", dir=above))
     at.chmod(0o755)
     (at / "local").mkdir()
-    yield at
-    shutil.rmtree(at)
+    try:
+        yield at
+    finally:
+        shutil.rmtree(at)
 
 
 def _is_roots_alone(path: Path) -> bool:
