@@ -58,6 +58,7 @@ FAULTS = {
         "intake.a_file_that_a_program_has_open_for_writing_stays",
         "intake.each_event_starts_the_quiet_time_again",
         "intake_clients.each_upload_is_taken_once_and_whole",
+        "intake_ftp.each_upload_is_taken_once_and_whole",
         "asking.why_of_a_file_that_waits",
         "asking.why_of_a_file_that_is_open_for_writing",
     ],
