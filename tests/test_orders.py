@@ -313,6 +313,22 @@ def test_a_drop_that_was_checked_but_has_no_row_is_held(scene: Scene, sandbox: S
     assert scene.settle()[0].state is State.DONE
 
 
+def test_what_was_too_short_before_the_ledger_was_lost_is_so_afterwards(scene: Scene, sandbox: Sandbox) -> None:
+    """It was looked for in OptiPub and is not there: `retry` has it checked like any other, and the guard holds it."""
+    scene.put("a.csv", b"email\n")
+    (drop,) = scene.settle()
+    assert drop.guard == "min_rows"
+    for path in scene.config.state_dir.glob("ledger.db*"):
+        path.unlink()
+    assert [found.guard for found in scene.settle()] == ["no record"]
+    assert run(scene, "retry", drop.id)[0] == 0
+    assert [(found.state, found.guard) for found in scene.settle()] == [(State.HELD, "min_rows")]
+    assert not sandbox.imports
+    assert run(scene, "release", drop.id)[0] == 0
+    scene.settle()
+    assert len(sandbox.imports) == 1
+
+
 def test_a_file_that_somebody_took_from_work_blocks_nobody(scene: Scene, sandbox: Sandbox) -> None:
     """Before it is sent it is held, with the reason; after the verdict the verdict stands; later files go on."""
     with scene.turn() as turn:
