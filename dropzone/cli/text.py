@@ -59,6 +59,8 @@ def short(text: str, length: int) -> str:
 
 def pad(text: str, length: int, *, right: bool = False) -> str:
     """`text` filled up with blanks to `length` columns, in front of it with `right`."""
+    if text.isascii():  # nearly all of a long queue is
+        return text.rjust(length) if right else text.ljust(length)
     blanks = " " * (length - width(text))
     return blanks + text if right else text + blanks
 
