@@ -60,7 +60,7 @@ class Left:
     """What a run that ended left behind."""
 
     failed: bool  # files failed in this run, or are held
-    waiting: bool  # drops wait for another try
+    waiting: bool  # drops wait for another try, or to be filed
     paused: bool  # … and their account for a person
 
 
@@ -174,10 +174,10 @@ class Daemon:
     def left_over(self) -> Left:
         """What this run leaves behind."""
         held = bool(self._ledger.find_drops(states=[State.HELD, State.UNKNOWN], limit=1))
-        queued = self._ledger.find_drops(states=[State.QUEUED])
-        accounts = {drop.account for drop in queued}
+        waiting = self._ledger.find_drops(states=[State.QUEUED, *DECIDED])
+        accounts = {drop.account for drop in waiting if drop.state is State.QUEUED}
         paused = any(self._ledger.account_facts(name).condition is Condition.PAUSED for name in accounts)
-        return Left(failed=held or self._failed > 0, waiting=bool(queued) or self._fault != "", paused=paused)
+        return Left(failed=held or self._failed > 0, waiting=bool(waiting) or self._fault != "", paused=paused)
 
     def order_later(self, what: str, id: str, again: Callable[[], None]) -> bool:
         """Have `again` called once nobody works on the drop, if that is soon; False where there is nothing to wait for.

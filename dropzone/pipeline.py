@@ -55,6 +55,7 @@ from dropzone.progress import Board
 from dropzone.readiness import Look
 
 DISTURBED_S = 5.0  # a client still writes: look again after
+AWAY_S = 60.0  # work/ is not there, as a mount may be: look again after
 ACCOUNT_S = 60.0  # the key cannot be read, say: a person has to mend it; try again after
 REFILE_S = 30.0  # a verdict that could not be filed: try again after
 FAULTS = 5  # unexpected errors in a row until a person has to look
@@ -232,7 +233,13 @@ class Pipeline:
         """
         if drop.cleared:
             folder = _without_limit(folder)
-        if self._folders.where_is(drop) is None:
+        try:
+            gone = self._folders.is_gone(drop)
+        except FolderError as error:
+            if error.environment:
+                raise
+            return Postponed(due_at=self._now() + AWAY_S, why=str(error))
+        if gone:
             why = "its file is gone from work/ and failed/, and nobody but dropzone should take files from there"
             return policy.held(folder, "missing", why)
         self._folders.bring_back(drop)
@@ -320,7 +327,7 @@ class Pipeline:
         A full load is never given up for one that turns out to be no list. Nobody else works on the later ones: they
         are in the same lane, and their turn comes after this one. But a person may have given it up meanwhile.
         """
-        if not folder.supersede or drop.attempts:
+        if not folder.supersede or self._was_offered(drop):
             return None
         for newer in reversed(self._behind(drop)):
             if self._fits(newer) and self._waits(newer):
@@ -333,11 +340,12 @@ class Pipeline:
         facts = (newer.cleared, self._ledger.last_accepted(newer.account, newer.segment_id))
         if self._withheld.get(newer.id) == facts:
             return False
-        found = self._examine(newer, policy.settings_of(newer))
+        # What is wrong with it is no fault of the older one: it meets that again in its own turn.
+        found = self._guard(lambda: self._examine(newer, policy.settings_of(newer)))
         if isinstance(found, CheckFailed):
             with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
                 self._commit(newer, found)
-        elif isinstance(found, Withheld):
+        elif isinstance(found, Withheld | Exception):
             self._withheld[newer.id] = facts
         return isinstance(found, _Fit)
 
@@ -346,7 +354,7 @@ class Pipeline:
         for between in self._behind(drop):
             if between.id == newer:
                 break
-            if policy.settings_of(between).supersede and not between.attempts and self._waits(between):
+            if policy.settings_of(between).supersede and not self._was_offered(between) and self._waits(between):
                 with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
                     self._commit(between, Superseded(newer=newer))
         return self._commit(drop, Superseded(newer=newer))
@@ -356,6 +364,10 @@ class Pipeline:
         waiting = self._ledger.find_drops(states=[State.QUEUED], folder=drop.folder)
         behind = dropwhile(lambda each: each.id != drop.id, waiting)
         return [each for each in behind if each.lane == drop.lane and each.id != drop.id]
+
+    def _was_offered(self, drop: Drop) -> bool:
+        """Whether OptiPub has had its say about it, or may have it: then nobody may say that it was not sent."""
+        return drop.attempts > 0 or policy.may_be_taken(self._ledger.history(drop.id))
 
     def _waits(self, drop: Drop) -> bool:
         """Whether it is queued still."""
@@ -367,7 +379,7 @@ class Pipeline:
         for older in self._ledger.find_drops(states=[State.HELD, State.QUEUED], folder=drop.folder):
             if older.id == drop.id:
                 break
-            if older.state is State.HELD and not older.tries and older.guard not in policy.UNSURE:
+            if older.state is State.HELD and not older.tries and not self._was_offered(older):
                 with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
                     self._commit(older, Superseded(newer=drop.id))
                     self.file([older.id])
@@ -394,8 +406,9 @@ class Pipeline:
                 upload = self._segments(drop.account).build(drop, folder, payload, size)
             except DropzoneError as error:
                 return self._commit(drop, Postponed(due_at=self._now() + ACCOUNT_S, why=str(error)))
-            # Asked as late as can be: what the answers to others said while this one was checked holds for it too.
-            if self._stopping() or not (probe or self._gates.is_open(drop.account)):
+            # Asked as late as can be: what the answers to others said while this one was checked, or a person, holds
+            # for it too.
+            if self._stopping() or not (probe or self._gates.is_open(drop.account)) or self._is_paused(drop):
                 return drop
             repeat = policy.is_repeat(history)
             # Opt-outs and repeated sign-ups exclude each other: announced at the same moment, neither would see the
@@ -424,6 +437,9 @@ class Pipeline:
             finally:
                 self._board.end(drop.id)
         return self._commit_outcome(drop, outcome)
+
+    def _is_paused(self, drop: Drop) -> bool:
+        return drop.folder in self._ledger.paused_folders()
 
     def _forbids(self, drop: Drop, folder: Folder, history: Sequence[Entry], *, repeat: bool) -> Event | None:
         """What keeps a repeat, or opt-outs, from being announced right now."""
@@ -483,7 +499,7 @@ class Pipeline:
         changed: dict[str, str] = {}
         verdicts = []
         for drop in drops:
-            if self._folders.where_is(drop) is None:
+            if self._folders.is_gone(drop):
                 # Somebody took it from work/. What the server said stands all the same, and nobody may wait for this.
                 paths[drop.id] = ""
                 continue

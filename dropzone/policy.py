@@ -182,6 +182,14 @@ def _with(reason: str, why_not: str) -> str:
     return reason if why_not is HOLDS else f"{reason} ({why_not})"
 
 
+def may_be_taken(history: Sequence[Entry]) -> bool:
+    """Whether OptiPub may have it, whatever became of it since: an answer was lost, or a record of what was sent."""
+    return any(
+        isinstance(entry.event, Lost) or (isinstance(entry.event, Withheld) and entry.event.guard in UNSURE)
+        for entry in history
+    )
+
+
 def first_unknown_at(history: Sequence[Entry]) -> float:
     """When the first attempt began whose outcome nobody knows; infinite where there is none."""
     started_at = math.inf
