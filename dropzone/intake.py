@@ -236,8 +236,7 @@ class Intake:
         what was promised about them is not known either: they are held. So is a file that was checked already: its row
         came before that, so it was lost, as by an older copy of the ledger put in its place.
         """
-        drops = []
-        touched = set()
+        rows: list[tuple[str, Event]] = []
         known = lambda id: self._ledger.find_drop(id) is not None  # noqa: E731
         for claim in self._folders.orphans(base, known, self._folder_of):
             folder = self._folder_of(claim.folder)
@@ -245,27 +244,17 @@ class Intake:
                 why = f"it lies in {base / 'work' / claim.id}, but no folder {claim.folder!r} is configured any more"
                 self._left_alone(claim.folder, claim.name, why)
                 continue
-            drops += self._enter([_row(folder, claim, adopted=True)])
-            if claim.touched:
-                touched.add(claim.id)
-        # If we die here: the mark in work/ is still the other ledger's, and the next start holds these.
-        if not trusted:
-            return self._hold_adopted(base)
-        return [self._hold(drop) if drop.id in touched else drop for drop in drops]
+            rows.append(_row(folder, claim, adopted=True))
+            if not trusted or claim.touched:
+                rows.append((claim.id, policy.held(folder, "no record", _GONE)))
+        # All in one commit: had we died between the two, the next start would take the file for one that is new.
+        return list({drop.id: drop for drop in self._enter(rows)}.values()) if rows else []
 
     # ---------------------------------------------------------------------------------------------------- adopting
 
     def _folder_of(self, name: str) -> Folder | None:
         memory = self._inboxes.get(name)
         return memory.folder if memory else None
-
-    def _hold_adopted(self, base: Path) -> list[Drop]:
-        held = []
-        for drop in self._ledger.find_drops(states=[State.QUEUED]):
-            latest = self._ledger.history(drop.id)[-1].event
-            if Path(drop.base) == base and isinstance(latest, Claimed) and latest.adopted:
-                held.append(self._hold(drop))
-        return held
 
     def _hold_unfinished(self, base: Path) -> None:
         why = "an older copy of the ledger was put in its place, so nobody can say whether this file was sent since"
@@ -275,7 +264,7 @@ class Intake:
                     self._commit(drop, Lost(cause=why, sent=None))
                 self._hold(drop, why)
 
-    def _hold(self, drop: Drop, why: str = _GONE) -> Drop:
+    def _hold(self, drop: Drop, why: str) -> Drop:
         return self._commit(drop, policy.held(policy.settings_of(drop), "no record", why))
 
     def _commit(self, drop: Drop, event: Event) -> Drop:
@@ -458,7 +447,7 @@ class Intake:
                 self._tell_once(memory, name, str(fault))
         return claims
 
-    def _enter(self, rows: Sequence[tuple[str, Claimed]]) -> list[Drop]:
+    def _enter(self, rows: Sequence[tuple[str, Event]]) -> list[Drop]:
         drops = self._ledger.commit_all(rows, at=self._now())
         for drop, (_, event) in zip(drops, rows, strict=True):
             self._announce(drop, event)
@@ -527,7 +516,7 @@ def _is_settling(verdict: Waiting | Unfit | None) -> bool:
     return isinstance(verdict, Waiting) and verdict.settling
 
 
-def _row(folder: Folder, claim: Claim, *, adopted: bool = False) -> tuple[str, Claimed]:
+def _row(folder: Folder, claim: Claim, *, adopted: bool = False) -> tuple[str, Event]:
     return claim.id, Claimed(
         folder=folder.name,
         name=claim.name,

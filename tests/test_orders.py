@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import signal
@@ -287,6 +288,27 @@ def test_a_drop_that_was_checked_but_has_no_row_is_held(scene: Scene, sandbox: S
     assert run(scene, "release", drop.id)[0] == 1
     assert run(scene, "accept", drop.id)[0] == 0
     assert scene.settle()[0].state is State.DONE
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_a_death_while_a_file_without_record_is_taken_up_sends_nothing(scene: Scene, sandbox: Sandbox, k: int) -> None:
+    """Before each commit of the start that finds it: the next one finds it as it was, or held."""
+    drop = held(scene, sandbox)
+    with scene.turn() as turn:
+        for table in ("drops", "events", "attempts"):
+            column = "id" if table == "drops" else "drop_id"
+            turn.ledger._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (drop.id,))  # noqa: S608
+    left = iter(range(k + 1))
+
+    def die(step: str) -> None:
+        if step.startswith("ledger: commit") and next(left, None) == k:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt), scene.turn(die) as turn:
+        turn.start()
+    (found,) = scene.settle()
+    assert (found.id, found.state, found.guard) == (drop.id, State.HELD, "no record")
+    assert len(sandbox.imports) == 1
 
 
 def test_a_file_that_somebody_took_from_work_blocks_nobody(scene: Scene, sandbox: Sandbox) -> None:

@@ -455,7 +455,7 @@ class SQLiteLedger(SQLiteReader):
     def _write(self, db: sqlite3.Connection, wanted: _Wanted) -> None:
         try:
             # All of them before the first is written, so that an illegal one changes nothing.
-            drops = [apply(self.find_drop(id), event, id=id, at=wanted.at) for id, event in wanted.events]
+            drops = self._apply_all(wanted)
         except IllegalEvent as error:
             wanted.error = error
             return
@@ -468,6 +468,14 @@ class SQLiteLedger(SQLiteReader):
             db.execute("INSERT INTO events (drop_id, at, kind, body) VALUES (?, ?, ?, ?)", entry)
             self._follow(db, drop, event, wanted.at)
         wanted.drops = drops
+
+    def _apply_all(self, wanted: _Wanted) -> list[Drop]:
+        drops: dict[str, Drop] = {}  # as they are by then
+        found = []
+        for id, event in wanted.events:
+            drops[id] = apply(drops.get(id) or self.find_drop(id), event, id=id, at=wanted.at)
+            found.append(drops[id])
+        return found
 
     def _follow(self, db: sqlite3.Connection, drop: Drop, event: Event, at: float) -> None:
         """Write down the facts that follow from `event`, in the same transaction."""
