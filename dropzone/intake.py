@@ -20,7 +20,7 @@ from typing import Self
 
 from dropzone import policy
 from dropzone.config import Config, Folder
-from dropzone.drop import Claimed, Drop, Event, Lost, State, make_id
+from dropzone.drop import Claimed, Drop, Event, Lost, State, make_id, time_of
 from dropzone.errors import FolderError, printable
 from dropzone.folders import Claim, Folders, Mark, Wanted
 from dropzone.folders.inbox import Inbox, Listing
@@ -454,7 +454,10 @@ class Intake:
         return drops
 
     def _make_id(self) -> str:
-        # A millisecond apart at least, so that by their IDs orphans are adopted in the order in which they were ready.
+        # A millisecond apart at least, and later than the ledger's newest even where the clock was put back: by their
+        # IDs orphans are adopted, and drops that were held go back into their lanes, in the order of the claims.
+        if not self._id_ms and (newest := self._ledger.find_drops(newest=True, limit=1)):
+            self._id_ms = round(time_of(newest[0].id) * 1000)
         self._id_ms = max(round(self._now() * 1000), self._id_ms + 1)
         return make_id(self._id_ms / 1000)
 

@@ -208,6 +208,9 @@ def test_what_was_taken_since_an_attempt_is_known_by_order_and_not_by_time(ledge
     assert [drop.id for drop in ledger.taken_since(first)] == ["A2", "A3", "A4"]
     (last,) = ledger.find_drops(prefix="A4")
     assert ledger.taken_since(last) == [unknown]
+    for event in (Filed(path="done/a"), Expired(days=1)):  # whose files are gone has been taken all the same
+        ledger.commit("A3", event, at=4.0)
+    assert [drop.id for drop in ledger.taken_since(unknown)] == ["A3", "A4"]
 
 
 def test_how_much_was_written_only_grows(ledger: Ledger) -> None:

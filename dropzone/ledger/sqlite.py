@@ -498,8 +498,9 @@ class SQLiteLedger(SQLiteReader):
                     "UPDATE drops SET settings = ?, account = ?, segment_id = ?, lane = ? WHERE id = ?",
                     (drop.settings, drop.account, drop.segment_id, drop.lane, drop.id),
                 )
-            case Expired():  # the row stays, with the digest by which a duplicate is known
-                db.execute("DELETE FROM events WHERE drop_id = ? AND kind != 'Expired'", (drop.id,))
+            case Expired():  # the row stays, with the digest by which a duplicate is known, and what `taken_since` asks
+                kept = "('Accepted', 'Lost', 'Expired')"
+                db.execute(f"DELETE FROM events WHERE drop_id = ? AND kind NOT IN {kept}", (drop.id,))
                 db.execute("DELETE FROM attempts WHERE drop_id = ?", (drop.id,))
             case _:
                 pass
