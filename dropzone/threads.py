@@ -55,8 +55,9 @@ def _carry_out(outcome: Future[_Made], work: Callable[[], _Made]) -> None:
         return
     try:
         made = work()
-    except BaseException as error:  # noqa: BLE001 - whoever waits for the outcome gets it
-        outcome.set_exception(error)
+    except BaseException as error:
+        outcome.set_exception(error)  # for whoever waits for it
+        raise
     else:
         outcome.set_result(made)
 

@@ -311,15 +311,9 @@ class SQLiteReader:
             ).fetchall()
         return [
             Standing(
-                folder=folder,
-                account=account,
-                state=State(state),
-                count=count,
-                size=size,
-                oldest_at=oldest_at,
-                due_at=due_at,
+                folder=folder, account=account, state=State(state), count=count, size=size, oldest_at=oldest, due_at=due
             )
-            for folder, account, state, count, size, oldest_at, due_at in rows
+            for folder, account, state, count, size, oldest, due in rows
         ]
 
     def counts(self) -> dict[tuple[str, State], int]:
@@ -413,8 +407,7 @@ class SQLiteLedger(SQLiteReader):
                 raise
 
     def commit(self, id: str, event: Event, *, at: float) -> Drop:
-        (drop,) = self._commit(_Wanted(events=[(id, event)], at=at))
-        return drop
+        return self._commit(_Wanted(events=[(id, event)], at=at))[0]
 
     def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:
         key = f"{_SEGMENT}{account}/{name}"
@@ -453,9 +446,13 @@ class SQLiteLedger(SQLiteReader):
                 each.ended = True
 
     def _write(self, db: sqlite3.Connection, wanted: _Wanted) -> None:
+        drops: list[Drop] = []
         try:
             # All of them before the first is written, so that an illegal one changes nothing.
-            drops = self._apply_all(wanted)
+            latest: dict[str, Drop] = {}
+            for id, event in wanted.events:
+                latest[id] = apply(latest.get(id) or self.find_drop(id), event, id=id, at=wanted.at)
+                drops.append(latest[id])
         except IllegalEvent as error:
             wanted.error = error
             return
@@ -468,14 +465,6 @@ class SQLiteLedger(SQLiteReader):
             db.execute("INSERT INTO events (drop_id, at, kind, body) VALUES (?, ?, ?, ?)", entry)
             self._follow(db, drop, event, wanted.at)
         wanted.drops = drops
-
-    def _apply_all(self, wanted: _Wanted) -> list[Drop]:
-        drops: dict[str, Drop] = {}  # as they are by then
-        found = []
-        for id, event in wanted.events:
-            drops[id] = apply(drops.get(id) or self.find_drop(id), event, id=id, at=wanted.at)
-            found.append(drops[id])
-        return found
 
     def _follow(self, db: sqlite3.Connection, drop: Drop, event: Event, at: float) -> None:
         """Write down the facts that follow from `event`, in the same transaction."""
@@ -499,8 +488,8 @@ class SQLiteLedger(SQLiteReader):
                     (drop.settings, drop.account, drop.segment_id, drop.lane, drop.id),
                 )
             case Expired():  # the row stays, with the digest by which a duplicate is known, and what `taken_since` asks
-                kept = "('Accepted', 'Lost', 'Expired')"
-                db.execute(f"DELETE FROM events WHERE drop_id = ? AND kind NOT IN {kept}", (drop.id,))
+                kept = "kind IN ('Accepted', 'Lost', 'Expired')"
+                db.execute(f"DELETE FROM events WHERE drop_id = ? AND NOT {kept}", (drop.id,))
                 db.execute("DELETE FROM attempts WHERE drop_id = ?", (drop.id,))
             case _:
                 pass
