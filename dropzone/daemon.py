@@ -404,11 +404,9 @@ class Daemon:
         for due, lane, id in self._lanes.heads(account, self._monotonic()):
             drop = self._ledger.find_drop(id)
             if drop and drop.state is State.QUEUED and drop.folder not in self._paused_folders:
-                folder = settings_of(drop)
                 # Its own failures come first, or one file that is refused would be tried for ever. One that clears its
                 # segment comes last: it only tries where there is no other.
-                heads.append((not due and not drop.deferrals, drop.deferrals, folder.clear,
-                              not folder.departs, id, lane))  # fmt: skip
+                heads.append((not due and not drop.deferrals, drop.deferrals, *_harm_of(drop), id, lane))
         if heads:
             *_, id, lane = min(heads)
             self._lanes.take_head(lane)
@@ -552,6 +550,15 @@ class Daemon:
         if not self._fault:
             self._voice.warn("intake and sending pause: the machine is at fault", fault=str(error))
         self._fault = str(error)
+
+
+def _harm_of(drop: Drop) -> tuple[bool, bool]:
+    """What tells which of two does less harm when it is taken twice; the lower one."""
+    try:
+        folder = settings_of(drop)
+    except DropzoneError:  # they are of another version: it is held for that in its turn
+        return True, True
+    return folder.clear, not folder.departs
 
 
 def obey_signals(daemon: Daemon, reload: Callable[[], None], voice: Voice) -> None:

@@ -57,7 +57,8 @@ from dropzone.readiness import Look
 DISTURBED_S = 5.0  # a client still writes: look again after
 AWAY_S = 60.0  # work/ is not there, as a mount may be: look again after
 ACCOUNT_S = 60.0  # the key cannot be read, say: a person has to mend it; try again after
-REFILE_S = 30.0  # a verdict that could not be filed: try again after
+REFILE_S = 30.0  # a verdict that could not be filed: try again after, and each time twice as late …
+LONGEST_REFILE_S = 300.0  # … but for this: somebody has mended it, and waits to see that
 FAULTS = 5  # unexpected errors in a row until a person has to look
 # Bytes. Below that a file is read in a millisecond or two, and threads that compute at the same time only fight over
 # the interpreter lock: one after the other they take half of the switches and are through earlier (measured).
@@ -133,6 +134,7 @@ class Pipeline:
         self._cancelled: set[str] = set()
         # Full loads that a guard kept back before their turn, until that comes; with what else that depended on.
         self._withheld: dict[str, tuple[bool, str | None]] = {}
+        self._unfiled: dict[str, int] = {}  # drops that could not be filed, and how often that was tried
         self.sink_failures = 0
 
     def run(self, id: str, *, probe: bool = False) -> float | None:
@@ -482,7 +484,19 @@ class Pipeline:
         """
         found = [drop for id in ids if (drop := self._ledger.find_drop(id)) is not None and drop.state in DECIDED]
         left = self._file_all(found) if found else []
-        return {id: self._now() + REFILE_S if id in left else None for id in ids}
+        for drop in found:
+            if drop.id not in left:
+                self._unfiled.pop(drop.id, None)
+        return {id: self._now() + self._refile_s(id) if id in left else None for id in ids}
+
+    def _refile_s(self, id: str) -> float:
+        return min(math.ldexp(REFILE_S, min(self._unfiled[id], 10) - 1), LONGEST_REFILE_S)
+
+    def _leave(self, drop: Drop, fault: Exception) -> None:
+        """It cannot be filed now, which is told once: thousands may wait for the same mend."""
+        times = self._unfiled[drop.id] = self._unfiled.get(drop.id, 0) + 1
+        if times == 1:
+            self._fault(drop, fault)
 
     def _file_all(self, drops: Sequence[Drop]) -> list[str]:
         """File them; the IDs of those that could not be."""
@@ -491,7 +505,7 @@ class Pipeline:
             return filed
         if len(drops) > 1:  # one of them is at fault: it is not to keep the others
             return [id for drop in drops for id in self._file_all([drop])]
-        self._fault(drops[0], filed)
+        self._leave(drops[0], filed)
         return [drops[0].id]
 
     def _move_all(self, drops: Sequence[Drop]) -> list[str]:
@@ -521,7 +535,7 @@ class Pipeline:
         for drop, fault in faults:
             if fault.environment:
                 raise fault
-            self._fault(drop, fault)
+            self._leave(drop, fault)
         return [drop.id for drop, _ in faults]
 
     def _changed_since(self, drop: Drop, history: Sequence[Entry]) -> str:

@@ -189,6 +189,26 @@ def test_work_that_is_away_is_waited_for(make: Callable[[], Scene], sandbox: San
         assert_filed(scene, turn)
 
 
+def test_what_cannot_be_filed_for_long_is_told_once(make: Callable[[], Scene], sandbox: Sandbox) -> None:
+    """Each drop for itself, not each time that it is tried again, which is less and less often."""
+    scene = make()
+    ids = decided(scene, sandbox)
+    place = scene.config.root / "done" / "acme"
+    shutil.rmtree(place)
+    place.touch()
+    with scene.turn() as turn:
+        waits_s = []
+        for _ in range(8):
+            due_at = turn.pipeline.file(ids)[ids[0]]
+            assert due_at is not None
+            waits_s.append(due_at - scene.clock.wall)
+        assert waits_s == [30.0, 60.0, 120.0, 240.0, 300.0, 300.0, 300.0, 300.0]
+        assert len(turn.faults) == 2  # of the two that go there
+        place.unlink()
+        turn.pipeline.file(ids)
+        assert_filed(scene, turn)
+
+
 def test_a_run_that_leaves_a_verdict_unfiled_says_so(make: Callable[[], Scene], sandbox: Sandbox) -> None:
     """Something lies where its folder should be: the file is in neither, and the run is not done."""
     scene = make()

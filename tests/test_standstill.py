@@ -447,6 +447,24 @@ def test_a_folder_that_is_paused_during_a_check_sends_nothing(start: Start, sand
     assert drop(kit, "a.csv").state is State.DONE
 
 
+def test_settings_that_cannot_be_read_end_nobody(start: Start, sandbox: Sandbox) -> None:
+    """They are of another version, say: the drop is held in its turn, also where it is to try for its account."""
+    kit = start(ACME, "beta: {segment_id: 2, mode: lead}")
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "a.csv")
+    kit.ledger._db.execute("UPDATE drops SET settings = '{}'")
+    kit.ledger.change_account("main", lambda facts: AccountFacts(condition=Condition.BROKEN), at=1.0)
+    kit.daemon._note_account("main")
+    switch(kit, "resume", "folder", "acme")
+    for _ in range(8):
+        kit.after(900.0)
+    assert drop(kit, "a.csv").guard == "faults"
+    assert "stored settings" in drop(kit, "a.csv").reason
+    put(kit, "b.csv", folder="beta")
+    kit.after(900.0)
+    assert drop(kit, "b.csv").state is State.DONE
+
+
 def adopted_unsure(kit: Kit) -> str:
     """A file that lies in work/ and was checked before, but whose row is gone; its ID."""
     at = kit.scene.config.root / "work" / (id := make_id(kit.scene.clock.wall))
