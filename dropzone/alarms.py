@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dropzone.config import Config
-from dropzone.drop import State
+from dropzone.drop import Drop, State
+from dropzone.errors import DropzoneError
 from dropzone.ledger import Reader
 from dropzone.policy import settings_of
 from dropzone.progress import Board
@@ -61,7 +62,7 @@ class Alarms:
         self._late = {id: at for id, at in self._late.items() if id in waiting}
         for id, drop in waiting.items():
             waits_s = now - drop.claimed_at
-            if waits_s > settings_of(drop).alarm_after and not 0 <= now - self._late.get(id, -math.inf) < DAY_S:
+            if waits_s > _patience_s(drop) and not 0 <= now - self._late.get(id, -math.inf) < DAY_S:
                 self._late[id] = now
                 why = self._ledger.account_facts(drop.account).why or drop.reason or "its turn has not come"
                 what = f"waits to be sent for {waits_s / 3600:,.1f} hours: {why}"
@@ -77,3 +78,10 @@ class Alarms:
             self._days[account.name] = days
             if days <= 0 or days in KEY_DAYS or (before is None and days < KEY_DAYS[0]):
                 self._voice.warn(account.key_warning(days), account=account.name, alarm="key")
+
+
+def _patience_s(drop: Drop) -> float:
+    try:
+        return settings_of(drop).alarm_after
+    except DropzoneError:  # they are of another version: it is held for that in its turn
+        return DAY_S

@@ -32,8 +32,9 @@ from dropzone.intake import Intake
 from dropzone.lanes import Lanes
 from dropzone.ledger import Ledger, Pause
 from dropzone.pipeline import Pipeline
-from dropzone.policy import harm_of, settings_of
-from dropzone.service import named_pool, notify
+from dropzone.policy import HARMFUL, harm_of, settings_of
+from dropzone.service import notify
+from dropzone.threads import NoThreadError, Pool
 
 ENVIRONMENT_S = 60.0  # how soon to try again when the machine is at fault
 LONGEST_SLEEP_S = 60.0  # a lost wake-up costs at most this
@@ -61,7 +62,7 @@ class Left:
     """What a run that ended left behind."""
 
     failed: bool  # files failed in this run, or are held
-    waiting: bool  # drops wait for another try
+    waiting: bool  # drops wait for another try, or to be filed
     paused: bool  # … and their account for a person
 
 
@@ -101,8 +102,10 @@ class Daemon:
         self._bases: set[Path] = set()
         self._lanes = Lanes()
         self._filing = Lanes()  # what has its verdict: each in a lane of its own, for nobody need wait for it
-        self._pool = named_pool(POOL, "lane")
-        self._filer = named_pool(1, "filing")
+        self._pool = Pool(POOL, "lane")
+        self._filer = Pool(1, "filing")
+        self._filer.submit(int)  # its thread is made now: later the machine may have none for it
+        self._room = POOL  # how many drops may be under way, where the machine has not threads for all
         self._running: set[Future[Any]] = set()
         self._is_filing = False
         # Everything that should wake the loop comes through here: events, ends of drops, signals. SimpleQueue because
@@ -175,10 +178,10 @@ class Daemon:
     def left_over(self) -> Left:
         """What this run leaves behind."""
         held = bool(self._ledger.find_drops(states=[State.HELD, State.UNKNOWN], limit=1))
-        queued = self._ledger.find_drops(states=[State.QUEUED])
-        accounts = {drop.account for drop in queued}
+        waiting = self._ledger.find_drops(states=[State.QUEUED, *DECIDED])
+        accounts = {drop.account for drop in waiting if drop.state is State.QUEUED}
         paused = any(self._ledger.account_facts(name).condition is Condition.PAUSED for name in accounts)
-        return Left(failed=held or self._failed > 0, waiting=bool(queued) or self._fault != "", paused=paused)
+        return Left(failed=held or self._failed > 0, waiting=bool(waiting) or self._fault != "", paused=paused)
 
     def order_later(self, what: str, id: str, again: Callable[[], None]) -> bool:
         """Have `again` called once nobody works on the drop, if that is soon; False where there is nothing to wait for.
@@ -337,7 +340,7 @@ class Daemon:
             if self._fault and not self._running:
                 self._voice.say("the machine's fault is over; intake and sending go on", fault=self._fault)
                 self._fault = ""
-        except (FolderError, LedgerError) as error:
+        except (FolderError, LedgerError, NoThreadError) as error:
             self._pause(error)
         if self._stop:
             return LONGEST_SLEEP_S
@@ -348,7 +351,7 @@ class Daemon:
         """When a drop may be taken next, on the monotonic clock; with a full pool only the end of one makes room."""
         # What comes due while a filing is under way waits for its end, which wakes the loop; it would keep it busy.
         due = math.inf if self._is_filing else self._filing.next_due()
-        return min(due, self._lanes.next_due(), self._gates.next_due()) if len(self._running) < POOL else due
+        return min(due, self._lanes.next_due(), self._gates.next_due()) if len(self._running) < self._room else due
 
     def run(self, *, once: bool = False) -> None:
         """Turn until stopped; with `once`, until everything that is there now has been dealt with or must wait."""
@@ -383,7 +386,7 @@ class Daemon:
             self._lanes.add(drop.lane, drop.account, drop.id)
 
     def _fill_pool(self) -> None:
-        while len(self._running) < POOL:
+        while len(self._running) < self._room:
             taken = self._lanes.take(self._monotonic(), closed=self._gates.closed())
             if taken is None:
                 break
@@ -411,7 +414,7 @@ class Daemon:
         for due, lane, id in self._lanes.heads(account, self._monotonic()):
             drop = self._ledger.find_drop(id)
             if drop and drop.state is State.QUEUED and drop.folder not in self._paused_folders:
-                harm = harm_of(settings_of(drop))
+                harm = _harm_of(drop)
                 # In turn, or one file that fares badly by itself would be tried for ever. While answers get lost, what
                 # does more harm when it is taken twice or half has its turn that much later; a no does no harm.
                 turn = drop.deferrals + (0 if suspected else PATIENCE * harm)
@@ -424,8 +427,15 @@ class Daemon:
             self._gates.look_again(account)
 
     def _submit(self, lane: str, account: str, id: str, *, probe: bool) -> None:
+        try:
+            future = self._pool.submit(self._pipeline.deliver, id, probe=probe)
+        except NoThreadError:
+            self._lanes.give_back(lane, self._monotonic())
+            if not self._running:
+                raise
+            self._room = len(self._running)  # the end of one of these makes room
+            return
         self._gates.begin(account)
-        future = self._pool.submit(self._pipeline.deliver, id, probe=probe)
         self._running.add(future)
         ended = partial(self._ended, lane, account, id, future, probe=probe)
         future.add_done_callback(lambda _: self.call(ended))
@@ -509,6 +519,7 @@ class Daemon:
             self._keys_at = now + KEYS_S if self._key_stamps else math.inf
         if self._round_at <= now:
             self._round_at = now + ROUND_S
+            self._room = POOL
             self._mark_bases()
             self._alarms.look(self._config)
             if self._keep_at <= now:
@@ -531,7 +542,10 @@ class Daemon:
         if wanted and not (self._keeping and self._keeping.is_alive()):
             # A thread of its own: a lane must not wait for a disk that deletes a million files.
             self._keeping = threading.Thread(target=self._keep, args=(self._config,), name="keeping")
-            self._keeping.start()
+            try:
+                self._keeping.start()
+            except RuntimeError:  # the machine has no thread for it
+                self._keeping, self._keep_at = None, self._round_at
 
     def _look_at_keys(self) -> None:
         """Have accounts tried at once whose key file is another one since they wait for it."""
@@ -548,6 +562,13 @@ class Daemon:
         if not self._fault:
             self._voice.warn("intake and sending pause: the machine is at fault", fault=str(error))
         self._fault = str(error)
+
+
+def _harm_of(drop: Drop) -> int:
+    try:
+        return harm_of(settings_of(drop))
+    except DropzoneError:  # they are of another version: it is held for that in its turn
+        return HARMFUL
 
 
 def obey_signals(daemon: Daemon, reload: Callable[[], None], voice: Voice) -> None:

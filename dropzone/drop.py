@@ -45,6 +45,14 @@ def make_id(at: float) -> str:
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(5 * (ID_LENGTH - 1), -1, -5))
 
 
+def time_of(id: str) -> float:
+    """When a drop ID was made, in seconds since the epoch, by the clock of then."""
+    number = 0
+    for char in id:
+        number = number << 5 | _CROCKFORD.index(char)
+    return _ID_EPOCH + (number >> 20) / 1000
+
+
 def is_id(text: str) -> bool:
     """Whether `text` has the form of a drop ID."""
     return len(text) == ID_LENGTH and all(char in _CROCKFORD for char in text)
@@ -316,7 +324,10 @@ class Retried:
 
 @value
 class Expired:
-    """The files of a finished drop are kept no longer; they are deleted, and all of its history but this."""
+    """The files of a finished drop are kept no longer; they are deleted, and all of its history but this and outcomes.
+
+    That OptiPub took it or may have, and after which others, is asked for longer when those are judged.
+    """
 
     days: int  # how long they were kept
 

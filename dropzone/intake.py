@@ -22,7 +22,7 @@ from typing import Self
 
 from dropzone import policy
 from dropzone.config import Config, Folder
-from dropzone.drop import FORGOTTEN, Claimed, Drop, Event, Lost, State, make_id
+from dropzone.drop import FORGOTTEN, Claimed, Drop, Event, Lost, State, make_id, time_of
 from dropzone.errors import FolderError, printable
 from dropzone.folders import Claim, Folders, Mark, Wanted
 from dropzone.folders.inbox import Inbox, Listing
@@ -245,8 +245,7 @@ class Intake:
         what was promised about them is not known either: they are held. So is a file that was checked already: its row
         came before that, so it was lost, as by an older copy of the ledger put in its place.
         """
-        drops = []
-        touched = set()
+        rows: list[tuple[str, Event]] = []
         known = lambda id: self._ledger.find_drop(id) is not None  # noqa: E731
         for claim in self._folders.orphans(base, known, self._folder_of):
             folder = self._folder_of(claim.folder)
@@ -254,27 +253,17 @@ class Intake:
                 why = f"it lies in {base / 'work' / claim.id}, but no folder {claim.folder!r} is configured any more"
                 self._left_alone(claim.folder, claim.name, why)
                 continue
-            drops += self._enter([_row(folder, claim, adopted=True)])
-            if claim.touched:
-                touched.add(claim.id)
-        # If we die here: the mark in work/ is still the other ledger's, and the next start holds these.
-        if not trusted:
-            return self._hold_adopted(base)
-        return [self._hold(drop) if drop.id in touched else drop for drop in drops]
+            rows.append(_row(folder, claim, adopted=True))
+            if not trusted or claim.touched:
+                rows.append((claim.id, policy.held(folder, FORGOTTEN, _GONE)))
+        # All in one commit: had we died between the two, the next start would take the file for one that is new.
+        return list({drop.id: drop for drop in self._enter(rows)}.values()) if rows else []
 
     # ---------------------------------------------------------------------------------------------------- adopting
 
     def _folder_of(self, name: str) -> Folder | None:
         memory = self._inboxes.get(name)
         return memory.folder if memory else None
-
-    def _hold_adopted(self, base: Path) -> list[Drop]:
-        held = []
-        for drop in self._ledger.find_drops(states=[State.QUEUED]):
-            latest = self._ledger.history(drop.id)[-1].event
-            if Path(drop.base) == base and isinstance(latest, Claimed) and latest.adopted:
-                held.append(self._hold(drop))
-        return held
 
     def _hold_unfinished(self, base: Path) -> None:
         why = "an older copy of the ledger was put in its place, so nobody can say whether this file was sent since"
@@ -285,7 +274,7 @@ class Intake:
                     self._commit(drop, Lost(cause=why, sent=None))
                 self._hold(drop, why)
 
-    def _hold(self, drop: Drop, why: str = _GONE) -> Drop:
+    def _hold(self, drop: Drop, why: str) -> Drop:
         return self._commit(drop, policy.held(policy.settings_of(drop), FORGOTTEN, why))
 
     def _commit(self, drop: Drop, event: Event) -> Drop:
@@ -480,14 +469,17 @@ class Intake:
                 self._tell_once(memory, name, str(fault))
         return claims
 
-    def _enter(self, rows: Sequence[tuple[str, Claimed]]) -> list[Drop]:
+    def _enter(self, rows: Sequence[tuple[str, Event]]) -> list[Drop]:
         drops = self._ledger.commit_all(rows, at=self._now())
         for drop, (_, event) in zip(drops, rows, strict=True):
             self._announce(drop, event)
         return drops
 
     def _make_id(self) -> str:
-        # A millisecond apart at least, so that by their IDs orphans are adopted in the order in which they were ready.
+        # A millisecond apart at least, and later than the ledger's newest even where the clock was put back: by their
+        # IDs orphans are adopted, and drops that were held go back into their lanes, in the order of the claims.
+        if not self._id_ms and (newest := self._ledger.find_drops(newest=True, limit=1)):
+            self._id_ms = round(time_of(newest[0].id) * 1000)
         self._id_ms = max(round(self._now() * 1000), self._id_ms + 1)
         return make_id(self._id_ms / 1000)
 
@@ -553,7 +545,7 @@ def _is_settling(verdict: Waiting | Unfit | None) -> bool:
     return isinstance(verdict, Waiting) and verdict.settling
 
 
-def _row(folder: Folder, claim: Claim, *, adopted: bool = False) -> tuple[str, Claimed]:
+def _row(folder: Folder, claim: Claim, *, adopted: bool = False) -> tuple[str, Event]:
     return claim.id, Claimed(
         folder=folder.name,
         name=claim.name,

@@ -55,8 +55,10 @@ from dropzone.progress import Board
 from dropzone.readiness import Look
 
 DISTURBED_S = 5.0  # a client still writes: look again after
+AWAY_S = 60.0  # work/ is not there, as a mount may be: look again after
 ACCOUNT_S = 60.0  # the key cannot be read, say: a person has to mend it; try again after
-REFILE_S = 30.0  # a verdict that could not be filed: try again after
+REFILE_S = 30.0  # a verdict that could not be filed: try again after, and each time twice as late …
+LONGEST_REFILE_S = 300.0  # … but for this: somebody has mended it, and waits to see that
 FAULTS = 5  # unexpected errors in a row until a person has to look
 # Bytes. Below that a file is read in a millisecond or two, and threads that compute at the same time only fight over
 # the interpreter lock: one after the other they take half of the switches and are through earlier (measured).
@@ -132,6 +134,7 @@ class Pipeline:
         self._cancelled: set[str] = set()
         # Full loads that a guard kept back before their turn, until that comes; with what else that depended on.
         self._withheld: dict[str, tuple[bool, str | None]] = {}
+        self._unfiled: dict[str, int] = {}  # drops that could not be filed, and how often that was tried
         self.sink_failures = 0
 
     def run(self, id: str, *, probe: bool = False) -> float | None:
@@ -232,7 +235,13 @@ class Pipeline:
         """
         if drop.cleared:
             folder = _without_limit(folder)
-        if self._folders.where_is(drop) is None:
+        try:
+            gone = self._folders.is_gone(drop)
+        except FolderError as error:
+            if error.environment:
+                raise
+            return Postponed(due_at=self._now() + AWAY_S, why=str(error))
+        if gone:
             why = "its file is gone from work/ and failed/, and nobody but dropzone should take files from there"
             return policy.held(folder, "missing", why)
         self._folders.bring_back(drop)
@@ -320,7 +329,7 @@ class Pipeline:
         A full load is never given up for one that turns out to be no list. Nobody else works on the later ones: they
         are in the same lane, and their turn comes after this one. But a person may have given it up meanwhile.
         """
-        if not folder.supersede or drop.attempts:
+        if not folder.supersede or self._was_offered(drop):
             return None
         for newer in reversed(self._behind(drop)):
             if self._fits(newer) and self._waits(newer):
@@ -333,11 +342,12 @@ class Pipeline:
         facts = (newer.cleared, self._ledger.last_accepted(newer.account, newer.segment_id))
         if self._withheld.get(newer.id) == facts:
             return False
-        found = self._examine(newer, policy.settings_of(newer))
+        # What is wrong with it is no fault of the older one: it meets that again in its own turn.
+        found = self._guard(lambda: self._examine(newer, policy.settings_of(newer)))
         if isinstance(found, CheckFailed):
             with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
                 self._commit(newer, found)
-        elif isinstance(found, Withheld):
+        elif isinstance(found, Withheld | Exception):
             self._withheld[newer.id] = facts
         return isinstance(found, _Fit)
 
@@ -346,7 +356,7 @@ class Pipeline:
         for between in self._behind(drop):
             if between.id == newer:
                 break
-            if policy.settings_of(between).supersede and not between.attempts and self._waits(between):
+            if policy.settings_of(between).supersede and not self._was_offered(between) and self._waits(between):
                 with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
                     self._commit(between, Superseded(newer=newer))
         return self._commit(drop, Superseded(newer=newer))
@@ -356,6 +366,10 @@ class Pipeline:
         waiting = self._ledger.find_drops(states=[State.QUEUED], folder=drop.folder)
         behind = dropwhile(lambda each: each.id != drop.id, waiting)
         return [each for each in behind if each.lane == drop.lane and each.id != drop.id]
+
+    def _was_offered(self, drop: Drop) -> bool:
+        """Whether OptiPub has had its say about it, or may have it: then nobody may say that it was not sent."""
+        return drop.attempts > 0 or policy.may_be_taken(self._ledger.history(drop.id))
 
     def _waits(self, drop: Drop) -> bool:
         """Whether it is queued still."""
@@ -367,7 +381,7 @@ class Pipeline:
         for older in self._ledger.find_drops(states=[State.HELD, State.QUEUED], folder=drop.folder):
             if older.id == drop.id:
                 break
-            if older.state is State.HELD and not older.tries and older.guard not in policy.UNSURE:
+            if older.state is State.HELD and not older.tries and not self._was_offered(older):
                 with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
                     self._commit(older, Superseded(newer=drop.id))
                     self.file([older.id])
@@ -394,8 +408,9 @@ class Pipeline:
                 upload = self._segments(drop.account).build(drop, folder, payload, size)
             except DropzoneError as error:
                 return self._commit(drop, Postponed(due_at=self._now() + ACCOUNT_S, why=str(error)))
-            # Asked as late as can be: what the answers to others said while this one was checked holds for it too.
-            if self._stopping() or not (probe or self._gates.is_open(drop.account)):
+            # Asked as late as can be: what the answers to others said while this one was checked, or a person, holds
+            # for it too.
+            if self._stopping() or not (probe or self._gates.is_open(drop.account)) or self._is_paused(drop):
                 return drop
             repeat = policy.is_repeat(history)
             # Opt-outs and repeated sign-ups exclude each other: announced at the same moment, neither would see the
@@ -424,6 +439,9 @@ class Pipeline:
             finally:
                 self._board.end(drop.id)
         return self._commit_outcome(drop, outcome)
+
+    def _is_paused(self, drop: Drop) -> bool:
+        return drop.folder in self._ledger.paused_folders()
 
     def _forbids(self, drop: Drop, folder: Folder, history: Sequence[Entry], *, repeat: bool) -> Event | None:
         """What keeps a repeat, or opt-outs, from being announced right now."""
@@ -466,7 +484,19 @@ class Pipeline:
         """
         found = [drop for id in ids if (drop := self._ledger.find_drop(id)) is not None and drop.state in DECIDED]
         left = self._file_all(found) if found else []
-        return {id: self._now() + REFILE_S if id in left else None for id in ids}
+        for drop in found:
+            if drop.id not in left:
+                self._unfiled.pop(drop.id, None)
+        return {id: self._now() + self._refile_s(id) if id in left else None for id in ids}
+
+    def _refile_s(self, id: str) -> float:
+        return min(math.ldexp(REFILE_S, min(self._unfiled[id], 10) - 1), LONGEST_REFILE_S)
+
+    def _leave(self, drop: Drop, fault: Exception) -> None:
+        """It cannot be filed now, which is told once: thousands may wait for the same mend."""
+        times = self._unfiled[drop.id] = self._unfiled.get(drop.id, 0) + 1
+        if times == 1:
+            self._fault(drop, fault)
 
     def _file_all(self, drops: Sequence[Drop]) -> list[str]:
         """File them; the IDs of those that could not be."""
@@ -475,7 +505,7 @@ class Pipeline:
             return filed
         if len(drops) > 1:  # one of them is at fault: it is not to keep the others
             return [id for drop in drops for id in self._file_all([drop])]
-        self._fault(drops[0], filed)
+        self._leave(drops[0], filed)
         return [drops[0].id]
 
     def _move_all(self, drops: Sequence[Drop]) -> list[str]:
@@ -483,7 +513,7 @@ class Pipeline:
         changed: dict[str, str] = {}
         verdicts = []
         for drop in drops:
-            if self._folders.where_is(drop) is None:
+            if self._folders.is_gone(drop):
                 # Somebody took it from work/. What the server said stands all the same, and nobody may wait for this.
                 paths[drop.id] = ""
                 continue
@@ -505,7 +535,7 @@ class Pipeline:
         for drop, fault in faults:
             if fault.environment:
                 raise fault
-            self._fault(drop, fault)
+            self._leave(drop, fault)
         return [drop.id for drop, _ in faults]
 
     def _changed_since(self, drop: Drop, history: Sequence[Entry]) -> str:

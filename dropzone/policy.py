@@ -180,16 +180,27 @@ def why_not_again(folder: Folder, history: Sequence[Entry], *, departed: bool, n
     return ""
 
 
+HARMFUL = 2  # the most that `harm_of` says
+
+
 def harm_of(folder: Folder) -> int:
-    """How much harm the folder's files do when one is taken twice, or whose answer is lost: 0 the least, 2 the most."""
+    """How much harm the folder's files do when one is taken twice, or whose answer is lost: from 0 to `HARMFUL`."""
     if folder.clear:
-        return 2
+        return HARMFUL
     return 0 if folder.departs else 1
 
 
 def _with(reason: str, why_not: str) -> str:
     """Why it is held; that the folder wants it so need not be said."""
     return reason if why_not is HOLDS else f"{reason} ({why_not})"
+
+
+def may_be_taken(history: Sequence[Entry]) -> bool:
+    """Whether OptiPub may have it, whatever became of it since: an answer was lost, or a record of what was sent."""
+    return any(
+        isinstance(entry.event, Lost) or (isinstance(entry.event, Withheld) and entry.event.guard in UNSURE)
+        for entry in history
+    )
 
 
 def first_unknown_at(history: Sequence[Entry]) -> float:

@@ -1,4 +1,4 @@
-"""What the system sees of us: the lock on the state folder, the word to the service manager, the names of threads."""
+"""What the system sees of us: the lock on the state folder, and the word to the service manager."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import contextlib
 import fcntl
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dropzone.errors import DropzoneError, FolderError
@@ -61,13 +59,3 @@ def notify(**facts: str) -> None:
 def reloading() -> None:
     """Tell systemd that a reload begins (Type=notify-reload needs the time of it)."""
     notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
-
-
-def named_pool(size: int, name: str) -> ThreadPoolExecutor:
-    """Threads that are called so also where an administrator looks: in `top -H`, `ps -L` and /proc."""
-
-    def say_name() -> None:
-        with contextlib.suppress(OSError):  # no /proc: then they are not seen there either
-            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
-
-    return ThreadPoolExecutor(size, thread_name_prefix=name, initializer=say_name)

@@ -359,8 +359,6 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
 
     Raises LockedError, LedgerError and FolderError; on leaving, everything is closed.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     from dropzone.alarms import Alarms
     from dropzone.answering import Answering
     from dropzone.control import Control
@@ -372,6 +370,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
     from dropzone.pipeline import Pipeline
     from dropzone.progress import Board
     from dropzone.service import notify, reloading, state_lock
+    from dropzone.threads import Pool
     from dropzone.watch import Watch
 
     if not config.root.is_dir():
@@ -383,7 +382,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         folders = Folders()
         ledger = SQLiteLedger(config.state_dir)
         stack.callback(ledger.close)
-        aside = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="aside"))
+        aside = stack.enter_context(Pool(2, "aside"))
         accounts = _Accounts(config, time.time)
         stack.callback(accounts.close)
         gates = Gates(config.concurrency, now=time.time, monotonic=time.monotonic)
@@ -415,7 +414,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             left_alone=journal.left_alone,
             announce=pipeline.announce,
             attend=watch.attend,
-            aside=aside.submit,
+            aside=aside.do,
         )
         daemon = Daemon(
             config,

@@ -602,6 +602,11 @@ def test_why_of_a_path_that_is_near(scene: Scene) -> None:
     assert str(inbox) in str(elsewhere["change"])
 
 
+def test_why_of_a_name_that_no_file_can_have(scene: Scene) -> None:
+    """It is longer than any: that is a finding too, and ends nobody's thread."""
+    assert "File name too long" in str(finding(scene, scene.inbox / f"{'x' * 300}.csv")["what"])
+
+
 def test_why_of_an_inbox(scene: Scene) -> None:
     """How many names are in it; and what is wrong with it, if something is."""
     scene.put("a.csv", ROWS)

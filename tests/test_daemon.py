@@ -427,6 +427,27 @@ def test_a_drop_that_is_released_goes_before_those_that_came_after_it(kit: Kit, 
     assert set(kit.states().values()) == {State.DONE}
 
 
+def test_a_clock_that_went_back_before_a_restart_changes_no_order(scene: Scene, sandbox: Sandbox) -> None:
+    """Held by a clock that was a year ahead; files come after a restart that has put it right, and it is released."""
+    scene.clock.move(365 * 86_400.0)
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        kit.daemon.switch("folder", "acme", lambda: kit.ledger.change_folder("acme", PAUSE, by="ann", at=1.0))
+        scene.put("1.csv", b"email\nfirst@example.com\n", folder="acme")
+        kit.settle()
+        (first,) = kit.ledger.find_drops()
+        order(kit, "hold", first.id)
+    scene.clock.move(-365 * 86_400.0)
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        scene.put("2.csv", b"email\nsecond@example.com\n", folder="acme")
+        kit.settle()
+        order(kit, "release", first.id)
+        kit.daemon.switch("folder", "acme", lambda: kit.ledger.change_folder("acme", None, by="ann", at=1.0))
+        kit.settle()
+    assert [each.first[0] for each in sandbox.imports] == ["first@example.com", "second@example.com"]
+
+
 def test_an_order_on_what_is_not_there_or_under_way_is_refused(kit: Kit, sandbox: Sandbox) -> None:
     """Nobody may change a drop in the hands of the pool; afterwards it is as it would have been."""
     with pytest.raises(OperatorError, match="there is no drop"):

@@ -40,6 +40,7 @@ from dropzone.drop import (
     diagram,
     is_id,
     make_id,
+    time_of,
 )
 from dropzone.errors import IllegalEvent
 
@@ -226,6 +227,7 @@ def test_ids_sort_by_time_and_differ() -> None:
     times = [1_795_000_000 + n / 1000 for n in range(1000)]
     ids = [make_id(at) for at in times]
     assert ids == sorted(ids)
+    assert [round(time_of(id), 3) for id in ids] == times
     assert len({make_id(1_795_000_000.0) for _ in range(50)}) > 45
 
 

@@ -391,6 +391,26 @@ def test_an_inbox_that_cannot_work_is_told_with_its_mend(tmp_path: Path, mode: i
     assert str(scene.inbox) in fault.hint
 
 
+@ROOT
+def test_an_inbox_that_may_be_listed_but_not_looked_into_keeps_no_neighbour(tmp_path: Path) -> None:
+    """Its `x` is missing, as after `chmod -R 660`: it is told, the other folder goes on, and so does it once mended."""
+    folders = "acme: {segment_id: 1, mode: lead}\nglobex: {segment_id: 2, mode: lead}"
+    scene = make_scene(tmp_path, "http://127.0.0.1:1", folders=folders)
+    subprocess.run(["chown", "-R", "65534:65534", str(tmp_path)], check=True)
+    for folder in ("acme", "globex"):
+        scene.put("a.csv", ROWS, folder=folder).chmod(0o644)
+    scene.inbox.chmod(0o660)
+    with as_nobody(owns=[tmp_path]), scene.turn() as turn:
+        turn.start()
+        assert [drop.folder for drop in turn.take()] == ["globex"]
+        ((folder, name, why),) = turn.left_alone
+        assert (folder, name) == ("acme", b"a.csv")
+        assert "cannot look at" in why
+        scene.inbox.chmod(0o770)
+        scene.clock.move(60.0)
+        assert [drop.folder for drop in turn.take()] == ["acme"]
+
+
 def has_chattr(at: Path) -> bool:
     probe = at / "probe"
     probe.touch()

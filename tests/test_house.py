@@ -26,6 +26,7 @@ RANKS = {
     "__init__": -1,  # the version: everybody may ask for it, it may ask nobody
     "values": -1,
     "errors": 0,
+    "threads": 1,
     "drop": 1,
     "config": 1,
     "account": 2,

@@ -123,6 +123,20 @@ def test_several_claims_are_one_commit(ledger: Ledger) -> None:
     assert [drop.id for drop in ledger.find_drops()] == ["A1", "A2"]
 
 
+def test_events_of_one_drop_follow_from_each_other_in_one_commit(ledger: Ledger) -> None:
+    """Each finds what the one before it left; one that does not fit undoes them all."""
+    held = Withheld(guard="no record", why="it is gone")
+    rows = ledger.commit_all([("A1", CLAIMED), ("A1", held), ("A2", CLAIMED)], at=1.0)
+    assert [(drop.id, drop.state) for drop in rows] == [
+        ("A1", State.QUEUED), ("A1", State.HELD), ("A2", State.QUEUED),
+    ]  # fmt: skip
+    assert [drop.state for drop in ledger.find_drops()] == [State.HELD, State.QUEUED]
+    assert [entry.event for entry in ledger.history("A1")] == [CLAIMED, held]
+    with pytest.raises(IllegalEvent):
+        ledger.commit_all([("A3", CLAIMED), ("A3", held), ("A3", held)], at=2.0)
+    assert ledger.find_drop("A3") is None
+
+
 def test_drops_come_in_the_order_of_their_claims_not_of_their_ids(ledger: Ledger) -> None:
     """A clock that went back gives smaller IDs to later files; the order of sending stays that of the claims."""
     ledger.commit_all([("Z9", CLAIMED), ("A1", CLAIMED)], at=1.0)
@@ -195,6 +209,9 @@ def test_what_was_taken_since_an_attempt_is_known_by_order_and_not_by_time(ledge
     assert [drop.id for drop in ledger.taken_since(first)] == ["A2", "A3", "A4"]
     (last,) = ledger.find_drops(prefix="A4")
     assert ledger.taken_since(last) == [unknown]
+    for event in (Filed(path="done/a"), Expired(days=1)):  # whose files are gone has been taken all the same
+        ledger.commit("A3", event, at=4.0)
+    assert [drop.id for drop in ledger.taken_since(unknown)] == ["A3", "A4"]
 
 
 def test_how_much_was_written_only_grows(ledger: Ledger) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -326,6 +327,27 @@ def test_what_was_too_short_before_the_ledger_was_lost_is_so_afterwards(scene: S
     assert not sandbox.imports
     assert run(scene, "release", drop.id)[0] == 0
     scene.settle()
+    assert len(sandbox.imports) == 1
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_a_death_while_a_file_without_record_is_taken_up_sends_nothing(scene: Scene, sandbox: Sandbox, k: int) -> None:
+    """Before each commit of the start that finds it: the next one finds it as it was, or held."""
+    drop = held(scene, sandbox)
+    with scene.turn() as turn:
+        for table in ("drops", "events", "attempts"):
+            column = "id" if table == "drops" else "drop_id"
+            turn.ledger._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (drop.id,))  # noqa: S608
+    left = iter(range(k + 1))
+
+    def die(step: str) -> None:
+        if step.startswith("ledger: commit") and next(left, None) == k:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt), scene.turn(die) as turn:
+        turn.start()
+    (found,) = scene.settle()
+    assert (found.id, found.state, found.guard) == (drop.id, State.HELD, "no record")
     assert len(sandbox.imports) == 1
 
 

@@ -9,6 +9,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from dropzone import control, operate
 from dropzone.account import AccountFacts, Condition
 from dropzone.answering import Answering
 from dropzone.control import Control
-from dropzone.drop import Accepted, Drop, Event, State
+from dropzone.drop import Accepted, Drop, Event, State, make_id
 from dropzone.errors import OperatorError
 from dropzone.progress import Board
 from dropzone.sandbox import Sandbox
@@ -402,3 +403,103 @@ def test_what_waits_for_a_filing_under_way_keeps_no_processor_busy(start: Start)
     put(kit, "a.csv")
     assert [wait_s > 0 for wait_s in waits_s] == [True]
     assert [drop.state for drop in kit.ledger.find_drops()] == [State.DONE]
+
+
+def test_a_newer_full_load_that_cannot_be_read_is_no_fault_of_the_older(start: Start, sandbox: Sandbox) -> None:
+    """Its partner shut it after the claim, say: it meets that in its own turn, and the older one is sent in its."""
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true}")
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "a.csv", "b.csv")
+    original = kit.scene.config.root / "work" / drop(kit, "b.csv").id / "original"
+    original.unlink()
+    original.mkdir()
+    switch(kit, "resume", "folder", "acme")
+    assert drop(kit, "a.csv").state is State.DONE
+    assert not drop(kit, "a.csv").spared
+    for _ in range(6):
+        kit.after(900.0)
+    assert drop(kit, "b.csv").guard == "faults"
+
+
+def test_a_folder_that_is_paused_during_a_check_sends_nothing(start: Start, sandbox: Sandbox) -> None:
+    """As an account is: whoever was told that it is paused may rely on it."""
+    paused = threading.Event()
+    armed = [True]
+
+    def pause() -> None:
+        act = partial(operate.switch, kit.ledger, "pause", "folder", "acme", by="ann", why="", at=kit.scene.clock.wall)
+        kit.daemon.switch("folder", "acme", act)
+        paused.set()
+
+    def step(name: str) -> None:
+        if armed and name == "prepare: sync prepared copy":
+            armed.clear()
+            kit.daemon.call(pause)
+            paused.wait(PATIENCE_S)
+
+    kit = start(ACME, step=step)
+    put(kit, "a.csv")
+    assert drop(kit, "a.csv").state is State.QUEUED
+    assert not sandbox.imports
+    kit.after(3600.0)
+    assert not sandbox.imports
+    switch(kit, "resume", "folder", "acme")
+    assert drop(kit, "a.csv").state is State.DONE
+
+
+def test_settings_that_cannot_be_read_end_nobody(start: Start, sandbox: Sandbox) -> None:
+    """They are of another version, say: the drop is held in its turn, also where it is to try for its account."""
+    kit = start(ACME, "beta: {segment_id: 2, mode: lead}")
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "a.csv")
+    kit.ledger._db.execute("UPDATE drops SET settings = '{}'")
+    kit.ledger.change_account("main", lambda facts: AccountFacts(condition=Condition.BROKEN), at=1.0)
+    kit.daemon._note_account("main")
+    switch(kit, "resume", "folder", "acme")
+    for _ in range(8):
+        kit.after(900.0)
+    assert drop(kit, "a.csv").guard == "faults"
+    assert "stored settings" in drop(kit, "a.csv").reason
+    put(kit, "b.csv", folder="beta")
+    kit.after(900.0)
+    assert drop(kit, "b.csv").state is State.DONE
+
+
+def adopted_unsure(kit: Kit) -> str:
+    """A file that lies in work/ and was checked before, but whose row is gone; its ID."""
+    at = kit.scene.config.root / "work" / (id := make_id(kit.scene.clock.wall))
+    at.mkdir(mode=0o700)
+    (at / "origin").symlink_to("acme/a.csv")
+    (at / "original").write_bytes(b"email\na@example.com\n")
+    (at / "prepared.csv").touch()
+    kit.daemon._cut_off = True  # the next turn takes up what lies there
+    kit.turn()
+    assert drop(kit, "a.csv").guard == "no record"
+    return id
+
+
+def test_what_has_no_record_stays_unsure_when_a_person_holds_it(start: Start, sandbox: Sandbox) -> None:
+    """Tried again, and held before its turn came: still nobody knows whether it was sent before."""
+    kit = start(ACME)
+    adopted_unsure(kit)
+    switch(kit, "pause", "folder", "acme")
+    order(kit, "retry", "a.csv")
+    order(kit, "hold", "a.csv")
+    with pytest.raises(OperatorError, match="may be in OptiPub already"):
+        order(kit, "release", "a.csv")
+    order(kit, "accept", "a.csv")
+    assert drop(kit, "a.csv").state is State.DONE
+
+
+def test_a_full_load_that_may_be_in_optipub_is_not_called_superseded(start: Start, sandbox: Sandbox) -> None:
+    """It has no record, and a person has it sent again: no log may say that it was not sent."""
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true}")
+    adopted_unsure(kit)
+    switch(kit, "pause", "folder", "acme")
+    order(kit, "retry", "a.csv")
+    put(kit, "b.csv")
+    switch(kit, "resume", "folder", "acme")
+    kit.after(60.0)
+    assert kit.states() == {"a.csv": State.DONE, "b.csv": State.DONE}
+    assert not drop(kit, "a.csv").spared
+    assert [each.first[0] for each in sandbox.imports] == ["a@example.com", "b@example.com"]

@@ -490,6 +490,16 @@ class Folders:
         """Where the original of `drop` lies now, or None when it is in none of its places."""
         return places.where_is(drop)
 
+    def is_gone(self, drop: Drop) -> bool:
+        """Whether the original of `drop` is in none of its places, and work/ is there to tell.
+
+        Raises FolderError where work/ is away or cannot be read: that says nothing of the files on it.
+        """
+        if self.where_is(drop) is not None:
+            return False
+        with self._work(Path(drop.base)) as work, translated("look for", work_of(drop)):
+            return look_at(work, f"{drop.id}/{ORIGINAL}".encode()) is None
+
     # ------------------------------------------------------------------------------------------------- internals
 
     def _work(self, base: Path) -> Opened:

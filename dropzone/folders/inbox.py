@@ -56,13 +56,16 @@ class Inbox:
             return [os.fsencode(entry.name) for entry in entries]
 
     def look(self, name: bytes) -> Look | None:
-        """What `name` looks like now, without following links; None when it is gone."""
-        return look_at(self.fd, name)
+        """What `name` looks like now, without following links; None when it is gone. Raises FolderError."""
+        try:
+            return look_at(self.fd, name)
+        except OSError as error:  # whoever owns the inbox may shut it, at any time
+            raise FolderError("look at", str(self.folder.path / os.fsdecode(name)), error) from error
 
     def see(self, name: bytes) -> Seen | None:
         """The same, with its marker where the folder wants one."""
-        look, marker = look_at(self.fd, name), marker_name(name, self.folder)
-        return None if look is None else Seen(look, look_at(self.fd, marker) if marker else None)
+        look, marker = self.look(name), marker_name(name, self.folder)
+        return None if look is None else Seen(look, self.look(marker) if marker else None)
 
     def probe(self, name: bytes, look: Look) -> Probe:
         """Open `name` and ask for a writer and its last bytes. Raises FolderError when it cannot be read."""

@@ -75,7 +75,7 @@ def find_fault(folder: Folder) -> FolderError | None:
     closed to us may be mended while we run.
     """
     try:
-        with opened_inbox(folder) as inbox:
+        with opened_inbox(folder) as inbox, translated("look into", folder.path):
             return next(_faults(inbox), None)
     except FolderError as fault:
         return fault

@@ -10,12 +10,12 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from dropzone.errors import FolderError
 from dropzone.readiness import Look
+from dropzone.threads import NoThreadError, Pool
 
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -130,17 +130,23 @@ def sync_all(fds: Sequence[int]) -> list[OSError | None]:
     def sync_share(first: int) -> list[OSError | None]:
         return [_sync(fd) for fd in fds[first::shares]]
 
-    others = [_crew.submit(sync_share, first) for first in range(1, shares)]
+    mine, others = [0], {}
+    for first in range(1, shares):
+        try:
+            others[first] = _crew.submit(sync_share, first)
+        except NoThreadError:
+            mine.append(first)
     found: list[OSError | None] = [None] * len(fds)
-    found[::shares] = sync_share(0)
-    for first, other in enumerate(others, 1):
+    for first in mine:
+        found[first::shares] = sync_share(first)
+    for first, other in others.items():
         found[first::shares] = other.result()
     return found
 
 
-def _new_crew() -> ThreadPoolExecutor:
+def _new_crew() -> Pool:
     """Who syncs beside us; made anew for a child of ours, in which none of our threads lives on."""
-    return ThreadPoolExecutor(2 * AT_A_TIME, thread_name_prefix="sync")
+    return Pool(2 * AT_A_TIME, "sync")
 
 
 def _renew_crew() -> None:

@@ -176,9 +176,9 @@ class Ledger(Reader, Protocol):
         """
 
     def commit_all(self, events: Sequence[tuple[str, Event]], *, at: float) -> list[Drop]:
-        """Commit several events at once, each of another drop, in this order; all of them or none. Durable on return.
+        """Commit several events at once, in this order; all of them or none. Durable on return.
 
-        Raises as `commit` does.
+        Returns the drop's row after each. Raises as `commit` does.
         """
 
     def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:

@@ -240,15 +240,9 @@ class SQLiteReader:
             ).fetchall()
         return [
             Standing(
-                folder=folder,
-                account=account,
-                state=State(state),
-                count=count,
-                size=size,
-                oldest_at=oldest_at,
-                due_at=due_at,
+                folder=folder, account=account, state=State(state), count=count, size=size, oldest_at=oldest, due_at=due
             )
-            for folder, account, state, count, size, oldest_at, due_at in rows
+            for folder, account, state, count, size, oldest, due in rows
         ]
 
     def counts(self) -> dict[tuple[str, State], int]:
@@ -342,8 +336,7 @@ class SQLiteLedger(SQLiteReader):
                 raise
 
     def commit(self, id: str, event: Event, *, at: float) -> Drop:
-        (drop,) = self._commit(_Wanted(events=[(id, event)], at=at))
-        return drop
+        return self._commit(_Wanted(events=[(id, event)], at=at))[0]
 
     def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:
         key = f"{_SEGMENT}{account}/{name}"
@@ -382,9 +375,13 @@ class SQLiteLedger(SQLiteReader):
                 each.ended = True
 
     def _write(self, db: sqlite3.Connection, wanted: _Wanted) -> None:
+        drops: list[Drop] = []
         try:
             # All of them before the first is written, so that an illegal one changes nothing.
-            drops = [apply(self.find_drop(id), event, id=id, at=wanted.at) for id, event in wanted.events]
+            latest: dict[str, Drop] = {}
+            for id, event in wanted.events:
+                latest[id] = apply(latest.get(id) or self.find_drop(id), event, id=id, at=wanted.at)
+                drops.append(latest[id])
         except IllegalEvent as error:
             wanted.error = error
             return
@@ -419,8 +416,9 @@ class SQLiteLedger(SQLiteReader):
                     "UPDATE drops SET settings = ?, account = ?, segment_id = ?, lane = ? WHERE id = ?",
                     (drop.settings, drop.account, drop.segment_id, drop.lane, drop.id),
                 )
-            case Expired():  # the row stays, with the digest by which a duplicate is known
-                db.execute("DELETE FROM events WHERE drop_id = ? AND kind != 'Expired'", (drop.id,))
+            case Expired():  # the row stays, with the digest by which a duplicate is known, and what `taken_since` asks
+                kept = "kind IN ('Accepted', 'Lost', 'Expired')"
+                db.execute(f"DELETE FROM events WHERE drop_id = ? AND NOT {kept}", (drop.id,))
                 db.execute("DELETE FROM attempts WHERE drop_id = ?", (drop.id,))
             case _:
                 pass

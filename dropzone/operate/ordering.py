@@ -15,7 +15,6 @@ from dropzone.drop import (
     Discarded,
     Drop,
     Event,
-    Lost,
     Postponed,
     Released,
     Resent,
@@ -25,7 +24,7 @@ from dropzone.drop import (
 from dropzone.errors import OperatorError, printable
 from dropzone.ledger import Ledger, Pause, Reader
 from dropzone.places import where_is
-from dropzone.policy import UNSURE, held, settings_of
+from dropzone.policy import UNSURE, held, may_be_taken, settings_of
 
 if TYPE_CHECKING:  # the models are slow to load, and most orders need none
     from dropzone.config import Folder
@@ -48,8 +47,7 @@ def order(
     With `folders` a failed drop is tried with the settings that its folder has there, not with those of its claim.
     Raises OperatorError where the drop's state does not allow it, with what would be possible.
     """
-    lost = any(isinstance(entry.event, Lost) for entry in ledger.history(drop.id))
-    event = _event_for(what, drop, lost=lost, by=by, why=why, at=at)
+    event = _event_for(what, drop, unsure=may_be_taken(ledger.history(drop.id)), by=by, why=why, at=at)
     if folders is not None:
         event = _anew(event, drop, folders)
     return ledger.commit(drop.id, event, at=at), event
@@ -127,11 +125,10 @@ def find_drops_for(ledger: Reader, what: str) -> list[Drop]:
     return [drop for drop in drops if what != "accept" or drop.guard in UNSURE]
 
 
-def _event_for(what: str, drop: Drop, *, lost: bool, by: str, why: str, at: float) -> Event:
-    unsure = lost or drop.guard in UNSURE  # whatever it is held for by now
+def _event_for(what: str, drop: Drop, *, unsure: bool, by: str, why: str, at: float) -> Event:
     match what, drop.state:
         case "hold", State.QUEUED:
-            return held(settings_of(drop), "unknown" if lost else "operator", why or f"held by {by}")
+            return held(settings_of(drop), "unknown" if unsure else "operator", why or f"held by {by}")
         case "release", State.HELD if unsure:
             hint = f"Look there; then 'dropzone accept {drop.id}', or 'dropzone retry {drop.id}' to send it again"
             raise OperatorError(f"{drop.id} may be in OptiPub already", hint)

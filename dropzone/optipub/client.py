@@ -8,7 +8,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -242,28 +243,15 @@ class Upload:
         self._request = self._build_request(boundary)
 
     def _build_request(self, boundary: str) -> httpx.Request:
-        timeouts = self._account.timeouts
-        limits = {
-            "connect": timeouts.connect,
-            "write": timeouts.write,
-            "read": timeouts.read,
-            "pool": timeouts.connect,
-        }
-        headers = {
-            "Authorization": f"Bearer {self._key}",
-            "Accept": "application/json",  # the likely framework then gives reasons instead of a bare redirect
-            "Accept-Encoding": "identity",  # nothing to unpack, so nothing that can unpack to a gigabyte
-            "User-Agent": f"dropzone/{__version__}",
-            "Content-Type": f"multipart/form-data; boundary={boundary}",
-            "Content-Length": str(self._body.length),
-        }
-        extensions = {"timeout": limits, "trace": self._trace}
+        content_type = f"multipart/form-data; boundary={boundary}"
         try:
             url = self._optipub.url_of(self._folder.segment_id)
-            return httpx.Request("POST", url, headers=headers, content=self._body, extensions=extensions)
+            request = build_request(self._account, self._key, url, self._body, self._body.length, content_type)
         except (httpx.InvalidURL, ValueError) as error:
             message = f"the base_url of account {self._account.name} is no address: {printable(str(error))}"
             raise DropzoneError(message, "Write it as https://HOST") from error
+        request.extensions["trace"] = self._trace
+        return request
 
     def send(self, *, progress: Callable[[int], None] | None = None) -> Outcome:
         """Offer it once and say what came of it; nothing that network or server do raises.
@@ -307,22 +295,9 @@ class Upload:
             response = self._line.transport.handle_request(self._request)
         except FAULTS as fault:
             return self._broken(fault)
-        body, ended = bytearray(), False
-        # Whatever breaks from here on, the status has been heard.
-        with contextlib.suppress(*FAULTS), contextlib.closing(response):
-            for piece in response.iter_raw():
-                body += piece
-                if len(body) > ANSWER_LIMIT:
-                    break
-            else:
-                ended = not self._limit.overdue  # an answer without a length ends by the cut, as if it were whole
-        return Answer(
-            status=response.status_code,
-            location=response.headers.get("location", ""),
-            retry_after=response.headers.get("retry-after", ""),
-            body=bytes(body[:ANSWER_LIMIT]),
-            whole=ended,
-        )
+        found = read_response(response)
+        # An answer without a length ends by the cut, as if it were whole.
+        return replace(found, whole=False) if self._limit.overdue else found
 
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         # For the time limit only. Its `send_request_body.complete` would tell as well that everything left, but it
@@ -346,6 +321,46 @@ class Upload:
                     "connect to", where, cause, "Free some, or raise the limits of the service"
                 ) from fault
         return in_words(fault, where, timeouts.connect, timeouts.write, timeouts.read)
+
+
+def build_request(
+    account: Account, key: str, url: httpx.URL | str, body: Iterable[bytes], length: int, content_type: str
+) -> httpx.Request:
+    """A request to OptiPub with `body`, of `length` bytes, within the account's time limits.
+
+    Raises httpx.InvalidURL and ValueError where `url` is no address.
+    """
+    headers = {
+        "Authorization": f"Bearer {key}",
+        "Accept": "application/json",  # the likely framework then gives reasons instead of a bare redirect
+        "Accept-Encoding": "identity",  # nothing to unpack, so nothing that can unpack to a gigabyte
+        "User-Agent": f"dropzone/{__version__}",
+        "Content-Type": content_type,
+        "Content-Length": str(length),
+    }
+    limits = account.timeouts
+    seconds = {"connect": limits.connect, "write": limits.write, "read": limits.read, "pool": limits.connect}
+    return httpx.Request("POST", url, headers=headers, content=body, extensions={"timeout": seconds})
+
+
+def read_response(response: httpx.Response) -> Answer:
+    """What comes back, as far as it can be read."""
+    body, whole = bytearray(), False
+    # Whatever breaks from here on, the status has been heard.
+    with contextlib.suppress(*FAULTS), contextlib.closing(response):
+        for piece in response.iter_raw():
+            body += piece
+            if len(body) > ANSWER_LIMIT:
+                break
+        else:
+            whole = True
+    return Answer(
+        status=response.status_code,
+        location=response.headers.get("location", ""),
+        retry_after=response.headers.get("retry-after", ""),
+        body=bytes(body[:ANSWER_LIMIT]),
+        whole=whole,
+    )
 
 
 def _chain(fault: BaseException | None) -> Iterator[BaseException]:

@@ -6,7 +6,6 @@ whether the segment is there. So that is an outcome of its own here, and nothing
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from dropzone import __version__
 from dropzone.config import Account
 from dropzone.errors import OperatorError
 from dropzone.optipub.answers import Answer, Break, Offer, names_login, said
-from dropzone.optipub.client import ANSWER_LIMIT, FAULTS, OptiPub, in_words
+from dropzone.optipub.client import FAULTS, OptiPub, build_request, in_words, read_response
 
 _NAME_LIMIT = 255  # characters; a column of that length is the usual one
 _KINDS = ("none", "md5", "sha256", "sha512")
@@ -112,28 +110,8 @@ def create_segment(account: Account, wanted: Wanted, *, now: float) -> Outcome:
     key = account.api_key.read()
     optipub = OptiPub(account, now=lambda: now)
     sent = _Sent(wanted.body())
-    timeouts = account.timeouts
-    request = httpx.Request(
-        "POST",
-        f"{account.base_url}/api/3.2/messages/segments",
-        headers={
-            "Authorization": f"Bearer {key}",
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": f"dropzone/{__version__}",
-            "Content-Type": "application/json",
-            "Content-Length": str(len(sent.content)),
-        },
-        content=sent,
-        extensions={
-            "timeout": {
-                "connect": timeouts.connect,
-                "write": timeouts.write,
-                "read": timeouts.read,
-                "pool": timeouts.connect,
-            }
-        },
-    )
+    url = f"{account.base_url}/api/3.2/messages/segments"
+    request = build_request(account, key, url, sent, len(sent.content), "application/json")
     line = optipub.take_line()
     try:
         signal = _exchange(line.transport, request, account)
@@ -162,16 +140,7 @@ def _exchange(transport: httpx.HTTPTransport, request: httpx.Request, account: A
         timeouts = account.timeouts
         where = urlsplit(account.base_url).netloc
         return in_words(fault, where, timeouts.connect, timeouts.write, timeouts.read)
-    body, whole = bytearray(), False
-    with contextlib.suppress(*FAULTS), contextlib.closing(response):
-        for piece in response.iter_raw():
-            body += piece
-            if len(body) > ANSWER_LIMIT:
-                break
-        else:
-            whole = True
-    location = response.headers.get("location", "")
-    return Answer(status=response.status_code, location=location, body=bytes(body[:ANSWER_LIMIT]), whole=whole)
+    return read_response(response)
 
 
 _LOOK = "look in OptiPub for a segment of that name before it is asked for again"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Self
 
 from dropzone.sheet.repeats import Sink
+from dropzone.threads import NoThreadError, Pool
 
 _WAITING = 2  # steps that may wait: about as many chunks of a file are in memory
 _AT_ONCE = 1 << 17  # bytes written in one step; more, where that is how they come
@@ -29,7 +30,7 @@ class Behind:
         self._beside = beside
         self._begun = False
         self._broken = False
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Pool | None = None
         self._waiting: deque[Future[None]] = deque()
 
     def __enter__(self) -> Self:
@@ -45,10 +46,14 @@ class Behind:
             self._begun = self._beside
             step()
             return
-        self._pool = self._pool or ThreadPoolExecutor(1, "behind")
+        self._pool = self._pool or Pool(1, "behind")
         while len(self._waiting) >= _WAITING:
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._take, step))
+        try:
+            self._waiting.append(self._pool.submit(self._take, step))
+        except NoThreadError:
+            self.finish()
+            step()
 
     def finish(self) -> None:
         """Wait until all is done. Raises what went wrong."""
