@@ -133,7 +133,7 @@ def test_events_of_one_drop_follow_from_each_other_in_one_commit(ledger: Ledger)
     assert [drop.state for drop in ledger.find_drops()] == [State.HELD, State.QUEUED]
     assert [entry.event for entry in ledger.history("A1")] == [CLAIMED, held]
     with pytest.raises(IllegalEvent):
-        ledger.commit_all([("A3", CLAIMED), ("A3", held), ("A3", held)], at=2.0)
+        ledger.commit_all([("A3", CLAIMED), ("A3", held), ("A3", CLAIMED)], at=2.0)
     assert ledger.find_drop("A3") is None
 
 

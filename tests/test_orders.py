@@ -325,7 +325,8 @@ def test_what_was_too_short_before_the_ledger_was_lost_is_so_afterwards(scene: S
     assert run(scene, "retry", drop.id)[0] == 0
     assert [(found.state, found.guard) for found in scene.settle()] == [(State.HELD, "min_rows")]
     assert not sandbox.imports
-    assert run(scene, "release", drop.id)[0] == 0
+    assert run(scene, "release", drop.id)[0] == 1  # it may be in OptiPub still
+    assert run(scene, "retry", drop.id)[0] == 0
     scene.settle()
     assert len(sandbox.imports) == 1
 
