@@ -14,6 +14,7 @@ from scene import KEY, make_scene
 
 from dropzone.daemon import ENVIRONMENT_S
 from dropzone.drop import State
+from dropzone.folders import system
 from dropzone.folders.system import sync_all
 from dropzone.sandbox import Sandbox
 from dropzone.sheet.behind import Behind
@@ -83,10 +84,13 @@ def test_slow_work_that_finds_no_thread_is_done_at_once() -> None:
     assert by == [threading.current_thread().name, "few_0"]
 
 
-def test_syncs_that_find_no_thread_are_made_one_after_the_other(tmp_path: Path) -> None:
+def test_syncs_that_find_no_thread_are_made_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each is made, and each error is told of the one that has it."""
     files = [os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT) for name in "abc"]
     os.close(files[1])
+    monkeypatch.setattr(system, "_crew", Pool(8, "sync"))  # without the threads that are there from before
     with machine("sync"):
         first, second, third = sync_all(files)
     assert (first, third) == (None, None)
