@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _BUFFER = 4 << 20
 _HEAD = 64 << 10  # the longest head, and what of the body comes with it
@@ -51,9 +51,16 @@ class Sink:
 
     def arrivals(self) -> list[Arrival]:
         """All requests until now, in the order in which they were complete."""
+        return [Arrival(*each) for each in self._ask("/arrivals")]
+
+    def count(self) -> int:
+        """How many there were until now."""
+        return int(self._ask("/count"))
+
+    def _ask(self, path: str) -> Any:
         with closing(http.client.HTTPConnection("127.0.0.1", self.telling, timeout=10)) as connection:
-            connection.request("GET", "/")
-            return [Arrival(*each) for each in json.loads(connection.getresponse().read())]
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
 
 
 @contextmanager
@@ -93,7 +100,8 @@ def _answer_all(connection: socket.socket, arrivals: list[Arrival]) -> None:
             filled += connection.recv_into(buffer[filled:_HEAD])
         head = bytes(buffer[:end])
         if head.startswith(b"GET"):
-            _say(connection, b"200 OK", json.dumps(arrivals).encode())
+            told = len(arrivals) if head.startswith(b"GET /count ") else arrivals
+            _say(connection, b"200 OK", json.dumps(told).encode())
             continue
         headers = {name.lower(): value for name, _, value in (line.partition(b": ") for line in head.split(b"\r\n"))}
         size = int(headers[b"content-length"])

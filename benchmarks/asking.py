@@ -1,8 +1,9 @@
 """How long an operator waits for an answer: the reading commands with much in the ledger, from typing to the last line.
 
 Each is a process of its own, as it is typed, in turn with an interpreter that does nothing; the figures are minimum,
-median and maximum of so many rounds, wall time and CPU time. Twice: without a daemon, and with one under load, which
-then has files of 10 KB and of 32 MB to check and send, more than it gets done. Printed, and not judged.
+median and maximum of so many rounds, wall time and CPU time. Three times: without a daemon, with one under load, which
+then has files of 10 KB and of 32 MB to check and send, more than it gets done, and with the same at the niceness that
+the unit in systemd/ gives it. Printed, and not judged.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dropzone.drop import Claimed, Discarded, Filed, Withheld, make_id
 from dropzone.ledger.sqlite import SQLiteLedger
 
 BATCH = 500
+NICE = 5
 NAMES = [f"folder-{number}" for number in range(10)]
 
 
@@ -83,7 +85,7 @@ def cost_of(words: list[str]) -> Cost:
 
 
 @contextmanager
-def busy(place: Path, file: Path, inboxes: list[Path]) -> Iterator[None]:
+def busy(place: Path, file: Path, inboxes: list[Path], *, nice: int) -> Iterator[None]:
     """A daemon that has more to do than it gets done, for as long as the block lasts."""
     ended = threading.Event()
 
@@ -98,7 +100,7 @@ def busy(place: Path, file: Path, inboxes: list[Path]) -> Iterator[None]:
                 (inboxes[0] / f"large-{number}.csv").write_bytes(large)
             ended.wait(0.05)
 
-    with intake.daemon(place, file):
+    with intake.daemon(place, file, nice=nice):
         feeding = threading.Thread(target=feed)
         feeding.start()
         try:
@@ -123,6 +125,20 @@ def measure(commands: dict[str, list[str]], rounds: int) -> Iterator[str]:
         yield f"    {name:<16} {figures} ms"
 
 
+def typed(config: configuration.Config, file: Path, id: str) -> dict[str, list[str]]:
+    """The words of each command, and of an interpreter that does nothing; `id` is that of a drop."""
+    dropzone = [sys.executable, "-m", "dropzone", "-c", str(file)]
+    return {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "status": [*dropzone, "status"],
+        "queue": [*dropzone, "queue"],
+        "queue --ages": [*dropzone, "queue", "--ages"],
+        "show ID": [*dropzone, "show", id],
+        "why PATH": [*dropzone, "why", str(config.folders[NAMES[0]].path / "x.csv")],
+        "plan": [*dropzone, "plan", "--folder", NAMES[1]],
+    }
+
+
 def main(say: Callable[[str], None] = print) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,30 +147,22 @@ def main(say: Callable[[str], None] = print) -> None:
     parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each start would compile anew
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dropzone-bench-")))
-        sink = stack.enter_context(_sink.running())
-        file = intake.configured(place, sink.url, NAMES, "settle: 50ms, scan: 15s")
-        config = configuration.load(file)
-        id = fill(config, given.drops, given.open_)
-        dropzone = [sys.executable, "-m", "dropzone", "-c", str(file)]
-        commands = {
-            "python -c pass": [sys.executable, "-c", "pass"],
-            "status": [*dropzone, "status"],
-            "queue": [*dropzone, "queue"],
-            "queue --ages": [*dropzone, "queue", "--ages"],
-            "show ID": [*dropzone, "show", id],
-            "why PATH": [*dropzone, "why", str(config.folders[NAMES[0]].path / "x.csv")],
-            "plan": [*dropzone, "plan", "--folder", NAMES[1]],
-        }
-        for words in commands.values():
-            cost_of(words)  # the first time compiles
-        say(f"{given.drops:,} drops in the ledger, {given.open_:,} of them open; minimum, median, maximum of wall, CPU")
-        say(f"without a daemon, load {os.getloadavg()[0]:.1f}")
-        for line in measure(commands, given.rounds):
-            say(line)
-        with busy(place, file, [config.folders[name].path for name in NAMES]):
-            say("with a daemon under load")
+    say(f"{given.drops:,} drops in the ledger, {given.open_:,} of them open; minimum, median, maximum of wall, CPU")
+    for nice in (0, NICE):
+        with ExitStack() as stack:  # anew for each, or the second would find the backlog of the first
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dropzone-bench-")))
+            sink = stack.enter_context(_sink.running())
+            file = intake.configured(place, sink.url, NAMES, "settle: 50ms, scan: 15s")
+            config = configuration.load(file)
+            commands = typed(config, file, fill(config, given.drops, given.open_))
+            for words in commands.values():
+                cost_of(words)  # the first time compiles
+            if not nice:
+                say(f"without a daemon, load {os.getloadavg()[0]:.1f}")
+                for line in measure(commands, given.rounds):
+                    say(line)
+            stack.enter_context(busy(place, file, [config.folders[name].path for name in NAMES], nice=nice))
+            say(f"with a daemon under load, its niceness {nice}")
             for line in measure(commands, given.rounds):
                 say(line)
             say(f"    load {os.getloadavg()[0]:.1f} at the end")

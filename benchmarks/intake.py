@@ -128,12 +128,14 @@ def command(file: Path) -> list[str]:
 
 
 @contextmanager
-def daemon(root: Path, file: Path) -> Iterator[int]:
-    """Runs it; its process id once it has told that it watches."""
+def daemon(root: Path, file: Path, *, nice: int = 0) -> Iterator[int]:
+    """Runs it with this niceness; its process id once it has told that it watches."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        (root / "notify").unlink(missing_ok=True)  # of one that was there before
         ready.bind(str(root / "notify"))
         ready.settimeout(PATIENCE_S)
-        with started([*command(file), "run"], root, NOTIFY_SOCKET=str(root / "notify")) as pid:
+        words = ["nice", "-n", str(nice), *command(file), "run"]
+        with started(words, root, NOTIFY_SOCKET=str(root / "notify")) as pid:
             while not ready.recv(4096).startswith(b"READY=1"):
                 pass
             yield pid
@@ -214,22 +216,28 @@ def single(root: Path, sink: Sink, number: int) -> float:
 
 def burst(root: Path, sink: Sink, pid: int, load: Load) -> tuple[float, int]:
     """Hand over many files at once: seconds until the last is filed, and the peak of memory."""
-    contents = [content(load.single + number) for number in range(load.files)]  # none that was sent before
-    begun, peak = time.monotonic(), 0
-    for number, text in enumerate(contents):
-        (root / "inbox" / FOLDERS[number % len(FOLDERS)] / f"burst-{number}.csv").write_bytes(text)
+    begun, peak = pour(root, range(load.single, load.single + load.files)), 0  # none that was sent before
 
     def arrived() -> int:
         nonlocal peak
         peak = max(peak, _cost.memory(pid).pss)
-        return len(sink.arrivals())
+        return sink.count()
 
     total = load.single + load.files
     wait_until(lambda: arrived() >= total, arrived, pause_s=0.05)
     wait_until(lambda: filed(root) >= total, lambda: filed(root), pause_s=0.01)
     seconds = time.monotonic() - begun
-    assert len(sink.arrivals()) == total, "a file was sent twice"
+    assert sink.count() == total, "a file was sent twice"
     return seconds, peak
+
+
+def pour(root: Path, numbers: range) -> float:
+    """Write these files into the inboxes as fast as it goes; returns when the first began, on the monotonic clock."""
+    contents = [content(number) for number in numbers]
+    begun = time.monotonic()
+    for number, text in zip(numbers, contents, strict=True):
+        (root / "inbox" / FOLDERS[number % len(FOLDERS)] / f"burst-{number}.csv").write_bytes(text)
+    return begun
 
 
 def content(number: int) -> bytes:

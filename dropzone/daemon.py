@@ -32,7 +32,7 @@ from dropzone.intake import Intake
 from dropzone.lanes import Lanes
 from dropzone.ledger import Ledger, Pause
 from dropzone.pipeline import Pipeline
-from dropzone.policy import settings_of
+from dropzone.policy import HARMFUL, harm_of, settings_of
 from dropzone.service import notify
 from dropzone.threads import NoThreadError, Pool
 
@@ -42,6 +42,7 @@ KEYS_S = 5.0  # how often the key files of accounts that wait for one are looked
 KEEP_S = 86_400.0  # how often what is kept no longer is deleted
 ROUND_S = 60.0  # how often it looks for what waits too long, takes long, or ends soon
 FILED = 50  # drops that are filed together; more would make the first of them wait, and take too many descriptors
+PATIENCE = 10  # tries by which what does less harm goes before what does more, while an account is closed
 POOL = 96  # threads at most, of all accounts together; they are made when first needed
 _AT_REST = (State.HELD, State.DONE, State.FAILED)
 
@@ -277,7 +278,15 @@ class Daemon:
         if doubt := self._intake.doubt(base):
             self._voice.warn(doubt, path=str(base / "work"), mend="look in OptiPub for what is held as no record")
         self._enqueue(self._intake.take_up(base))
+        if doubt:
+            self._fill_in()
         self._bases.add(base)
+
+    def _fill_in(self) -> None:
+        """Put what was held before, and keeps its lane waiting only now, to where it stands in its lane."""
+        for lane, id in self._ledger.open_lanes():
+            if not self._lanes.has(id) and not self._filing.has(id):
+                self._lanes.add_back(lane, lane.partition("/")[0], id)
 
     # --------------------------------------------------------------------------------------------------- the loop
 
@@ -400,13 +409,16 @@ class Daemon:
 
     def _try(self, account: str) -> None:
         """Let one drop try whether the account is open again: what would do least harm, and in turn."""
+        suspected = self._ledger.account_facts(account).suspected
         heads = []
         for due, lane, id in self._lanes.heads(account, self._monotonic()):
             drop = self._ledger.find_drop(id)
             if drop and drop.state is State.QUEUED and drop.folder not in self._paused_folders:
-                # Its own failures come first, or one file that is refused would be tried for ever. One that clears its
-                # segment comes last: it only tries where there is no other.
-                heads.append((not due and not drop.deferrals, drop.deferrals, *_harm_of(drop), id, lane))
+                harm = _harm_of(drop)
+                # In turn, or one file that fares badly by itself would be tried for ever. While answers get lost, what
+                # does more harm when it is taken twice or half has its turn that much later; a no does no harm.
+                turn = drop.deferrals + (0 if suspected else PATIENCE * harm)
+                heads.append((not due and not drop.deferrals, turn, harm, id, lane))
         if heads:
             *_, id, lane = min(heads)
             self._lanes.take_head(lane)
@@ -552,13 +564,11 @@ class Daemon:
         self._fault = str(error)
 
 
-def _harm_of(drop: Drop) -> tuple[bool, bool]:
-    """What tells which of two does less harm when it is taken twice; the lower one."""
+def _harm_of(drop: Drop) -> int:
     try:
-        folder = settings_of(drop)
+        return harm_of(settings_of(drop))
     except DropzoneError:  # they are of another version: it is held for that in its turn
-        return True, True
-    return folder.clear, not folder.departs
+        return HARMFUL
 
 
 def obey_signals(daemon: Daemon, reload: Callable[[], None], voice: Voice) -> None:

@@ -155,6 +155,7 @@ class Drop:
 # What an attempt says of the whole account, beyond its drop (see `account`): nothing; that the server may be down or
 # out of reach; that all of it is to wait until `due_at`; that no drop fares better until somebody has mended something.
 Effect = Literal["none", "breaker", "wait", "pause"]
+FORGOTTEN = "no record"  # the guard of what a ledger that is gone, or a newer one, knew
 POLICY = "policy"  # who sends again what nobody ordered
 
 
@@ -385,6 +386,8 @@ TRANSITIONS: dict[tuple[State | None, type[Event]], State] = {
     # Released later, an old full load would replace the newer one. Never one that OptiPub may have: see `policy`.
     (State.HELD, Superseded): State.ACCEPTED,
     (State.HELD, Discarded): State.REFUSED,
+    # The ledger turns out to be an older copy: what a guard held may have been released and sent since.
+    (State.HELD, Withheld): State.HELD,
     (State.ACCEPTED, Filed): State.DONE,
     (State.REFUSED, Filed): State.FAILED,
     (State.FAILED, Retried): State.QUEUED,
@@ -427,6 +430,9 @@ def apply(drop: Drop | None, event: Event, *, id: str, at: float) -> Drop:
         case Resent(by=by, why=why, due_at=due_at) if by == POLICY:
             return replace(drop, due_at=max(at, due_at), reason=why)
         case Released() | Resent() | Retried():
+            # Who sends one again of which there was no record has looked for it over there, not at its figures: the
+            # guards were never asked, or by a ledger that is gone.
+            unguarded = isinstance(event, Resent) or drop.guard == FORGOTTEN
             if isinstance(event, Retried) and event.settings:
                 drop = replace(
                     drop,
@@ -442,7 +448,7 @@ def apply(drop: Drop | None, event: Event, *, id: str, at: float) -> Drop:
                 guard="",
                 deferrals=0,
                 faults=0,
-                cleared=drop.cleared or not isinstance(event, Resent),
+                cleared=drop.cleared or not unguarded,
                 verdict_at=None,
             )
         case Attempted(n=n, digest=digest, report=report):

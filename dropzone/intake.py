@@ -3,15 +3,17 @@
 The scan is the truth, events are only a reason to look early. All of it is memory that any scan can rebuild; the first
 durable thing is the claim. The same rule holds at the start as at any other time. Knows no drop after its first row.
 
-Memory stays small however many files wait: of one inbox at most `ADMITTED` files are settling at a time, the others are
-names in a folder until there is room. What waits for more than quiet (a writer, a missing rest) takes no room, so a
-thousand traps keep no good file out.
+Memory stays small however many files wait: at most `ADMITTED` files are settling at a time, the others stay names in a
+folder until there is room, and but a few of those are remembered (`NEXT`). Each inbox may have as many as there is room
+left, so that those that are full share it evenly and one that is flooded leaves room for the next. What waits for more
+than quiet (a writer, a missing rest) takes no room, so a thousand traps keep no good file out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import heapq
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from typing import Self
 
 from dropzone import policy
 from dropzone.config import Config, Folder
-from dropzone.drop import Claimed, Drop, Event, Lost, State, make_id, time_of
+from dropzone.drop import FORGOTTEN, Claimed, Drop, Event, Lost, State, make_id, time_of
 from dropzone.errors import FolderError, printable
 from dropzone.folders import Claim, Folders, Mark, Wanted
 from dropzone.folders.inbox import Inbox, Listing
@@ -42,7 +44,9 @@ from dropzone.readiness import (
 )
 
 BATCH = 100  # files claimed with one round of directory syncs; more would make the first of them wait
-ADMITTED = 2_000  # files of one inbox that may be settling at a time
+ADMITTED = 8_000  # files that may be settling at a time, about; each takes 600 bytes (measured)
+LEAST = 400  # one in so many of these an inbox may have even where the others have taken all room
+NEXT = 2_000  # names of one inbox that are kept for when there is room; the rest is found by the next scan
 REMOTE_SCAN_S = 5.0  # how often to look through an inbox on a file system that reports nothing
 LEFTOVER_S = 86_400.0  # a temporary name that is older is worth a word: nobody will finish that upload
 AT_HAND = 16  # inboxes kept open during one tick
@@ -63,8 +67,9 @@ class _Memory:
     candidates: dict[bytes, Candidate] = field(default_factory=dict)
     told: dict[bytes, str] = field(default_factory=dict)  # the reason that was reported last, by name
     settling: int = 0  # candidates that lack nothing but quiet time
-    known: set[bytes] = field(default_factory=set)  # names of the last scan that need not be asked about again
+    known: set[bytes] = field(default_factory=set)  # names that need not be asked about again
     backlog: list[bytes] = field(default_factory=list)  # names for which there was no room; the next one is the last
+    more: bool = False  # there are others, or may be, that only a scan can name
     unfinished: dict[bytes, float] = field(default_factory=dict)  # temporary names: when they will be left over
     listed: Listing | None = None  # what the inbox looked like when it was listed last
     listed_at: float = 0.0  # when it was first listed looking so
@@ -72,7 +77,7 @@ class _Memory:
 
     def forget_names(self) -> None:
         """Ask about every name anew at the next scan."""
-        self.known, self.backlog, self.listed = set(), [], None
+        self.known, self.backlog, self.listed, self.more = set(), [], None, False
 
 
 class Intake:
@@ -107,6 +112,7 @@ class Intake:
         self._aside = aside
         self._admitted = admitted
         self._inboxes: dict[str, _Memory] = {}
+        self._settling = 0  # candidates of all inboxes that lack nothing but quiet time
         self._due: list[tuple[float, str, bytes]] = []  # a heap; entries that the candidates contradict are stale
         self._id_ms = 0
 
@@ -121,17 +127,18 @@ class Intake:
                 self._forget(memory, file)
             with contextlib.suppress(FolderError), self._folders.inbox(folder) as inbox:  # the scan says what is wrong
                 self._attend(folder.path, inbox.fd)  # already now: a file that comes at once is heard of
+        self._settling = sum(memory.settling for memory in self._inboxes.values())
 
     # ------------------------------------------------------------------------------------------------- questions
 
     def next_look(self) -> float:
         """When there is something to do next, on the monotonic clock."""
-        next_due = [self._due[0][0]] if self._due else []
-        return min([*(memory.next_scan for memory in self._inboxes.values()), *next_due], default=float("inf"))
+        scans = [0.0 if self._can_admit(memory) else memory.next_scan for memory in self._inboxes.values()]
+        return min([*scans, *(at for at, _, _ in self._due[:1])], default=math.inf)
 
     def settling(self) -> bool:
         """Whether a file is there that lacks nothing but quiet time."""
-        return any(memory.settling or memory.backlog for memory in self._inboxes.values())
+        return any(memory.settling or memory.backlog or memory.more for memory in self._inboxes.values())
 
     def find(self, folder: str, name: bytes) -> Candidate | None:
         """What is remembered of a file that is not taken over yet: its `verdict` says what it waits for."""
@@ -139,7 +146,7 @@ class Intake:
         return None if memory is None else memory.candidates.get(name)
 
     def waiting(self) -> int:
-        """How many files are known to lie in the inboxes, ready or not."""
+        """How many files are remembered that lie in the inboxes, ready or not."""
         return sum(len(memory.candidates) + len(memory.backlog) for memory in self._inboxes.values())
 
     # ---------------------------------------------------------------------------------------------------- orders
@@ -154,8 +161,9 @@ class Intake:
         if candidate is None:
             if why_ignored(os.fsdecode(name), memory.folder):
                 return
-            if memory.settling >= self._admitted:
-                return  # the next scan finds it
+            if memory.settling >= self._room():
+                memory.more = True  # a scan finds it once there is room
+                return
         now = self._monotonic()
         if candidate is None:
             candidate = memory.candidates[name] = Candidate.found(now)
@@ -177,9 +185,10 @@ class Intake:
         """
         now = self._monotonic()
         for memory in self._inboxes.values():
-            if memory.next_scan <= now:
+            can_admit = self._can_admit(memory)
+            if memory.next_scan <= now or (can_admit and not memory.backlog):
                 self._scan(memory, now)
-            elif memory.backlog and memory.settling <= self._admitted // 2:
+            elif can_admit:
                 self._admit(memory, now)
         ready: list[tuple[_Memory, Wanted]] = []
         with _AtHand(self._folders) as at_hand:
@@ -246,7 +255,7 @@ class Intake:
                 continue
             rows.append(_row(folder, claim, adopted=True))
             if not trusted or claim.touched:
-                rows.append((claim.id, policy.held(folder, "no record", _GONE)))
+                rows.append((claim.id, policy.held(folder, FORGOTTEN, _GONE)))
         # All in one commit: had we died between the two, the next start would take the file for one that is new.
         return list({drop.id: drop for drop in self._enter(rows)}.values()) if rows else []
 
@@ -258,14 +267,15 @@ class Intake:
 
     def _hold_unfinished(self, base: Path) -> None:
         why = "an older copy of the ledger was put in its place, so nobody can say whether this file was sent since"
-        for drop in self._ledger.find_drops(states=[State.QUEUED, State.SENDING, State.UNKNOWN]):
-            if Path(drop.base) == base:
+        for drop in self._ledger.find_drops(states=[State.QUEUED, State.SENDING, State.UNKNOWN, State.HELD]):
+            # What a guard holds may have been released since; what it holds as unsure says so already.
+            if Path(drop.base) == base and not (drop.state is State.HELD and drop.guard in policy.UNSURE):
                 if drop.state is State.SENDING:
                     self._commit(drop, Lost(cause=why, sent=None))
                 self._hold(drop, why)
 
     def _hold(self, drop: Drop, why: str) -> Drop:
-        return self._commit(drop, policy.held(policy.settings_of(drop), "no record", why))
+        return self._commit(drop, policy.held(policy.settings_of(drop), FORGOTTEN, why))
 
     def _commit(self, drop: Drop, event: Event) -> Drop:
         drop = self._ledger.commit(drop.id, event, at=self._now())
@@ -298,7 +308,7 @@ class Intake:
     def _changed_names(self, memory: _Memory, inbox: Inbox, now: float) -> set[bytes] | None:
         """The names in it; None where there can be no others than at the last scan, so that idling costs little."""
         listing = inbox.listing()
-        if listing is None or listing != memory.listed:
+        if listing is None or listing != memory.listed or memory.more:
             memory.listed, memory.listed_at, memory.unchanged = listing, now, False
         elif memory.unchanged:
             return None
@@ -313,10 +323,15 @@ class Intake:
             self._forget(memory, name)
         for name in memory.unfinished.keys() - names:
             del memory.unfinished[name]
-        new = names - memory.known
-        memory.known = names
+        memory.known &= names
+        memory.backlog = [name for name in memory.backlog if name in names]
+        # By name: nobody can say which of them came first.
+        new = sorted(names - memory.known)
+        named = new[: max(0, NEXT - len(memory.backlog))]
+        memory.more = len(named) < len(new)
+        memory.known.update(named)
         fresh = []
-        for name in new:
+        for name in named:
             marked, text = marked_name(name, memory.folder), os.fsdecode(name)
             if marked is not None or is_temporary(text):
                 look = inbox.look(name)
@@ -325,13 +340,20 @@ class Intake:
                 self._wake_marked(memory, marked, now)
             elif name not in memory.candidates and not why_ignored(text, memory.folder):
                 fresh.append(name)
-        if fresh or memory.backlog:
-            # By name: nobody can say which of them came first.
-            memory.backlog = sorted({*fresh, *memory.backlog} & names, reverse=True)
+        if fresh:
+            memory.backlog = sorted({*fresh, *memory.backlog}, reverse=True)
+
+    def _room(self) -> int:
+        """How many files of one inbox may be settling now: as many as there is room for others."""
+        return max(1, self._admitted // LEAST, self._admitted - self._settling)
+
+    def _can_admit(self, memory: _Memory) -> bool:
+        """Whether it is worth while to let the next names in."""
+        return (memory.more or bool(memory.backlog)) and memory.settling <= self._room() // 2
 
     def _admit(self, memory: _Memory, now: float) -> None:
-        """Make candidates of the names that are next, as many as may settle at a time."""
-        while memory.backlog and memory.settling < self._admitted:
+        """Make candidates of the names that are next, as many as there is room for."""
+        while memory.backlog and memory.settling < self._room():
             name = memory.backlog.pop()
             if name not in memory.candidates:
                 memory.candidates[name] = Candidate.found(now)
@@ -465,7 +487,7 @@ class Intake:
 
     def _look_again(self, memory: _Memory, name: bytes, verdict: Waiting | Unfit) -> None:
         candidate = memory.candidates[name]
-        memory.settling += _is_settling(verdict) - _is_settling(candidate.verdict)
+        self._count(memory, _is_settling(verdict) - _is_settling(candidate.verdict))
         candidate.verdict = verdict
         heapq.heappush(self._due, (verdict.until, memory.folder.name, name))
 
@@ -475,7 +497,11 @@ class Intake:
         memory.listed = None  # and may have come already
         candidate = memory.candidates.pop(name, None)
         if candidate is not None:
-            memory.settling -= _is_settling(candidate.verdict)
+            self._count(memory, -_is_settling(candidate.verdict))
+
+    def _count(self, memory: _Memory, settling: int) -> None:
+        memory.settling += settling
+        self._settling += settling
 
     def _tell_once(self, memory: _Memory, name: bytes, why: str) -> None:
         if memory.told.get(name) != why:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class _Lane:
+    name: str
     account: str
     drops: deque[str] = field(default_factory=deque)
     busy: bool = False
@@ -34,7 +35,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lanes: dict[str, _Lane] = {}
-        self._known: dict[str, str] = {}  # in which lane each drop is; not always the one of its row (to be filed)
+        self._known: dict[str, _Lane] = {}  # in which lane each drop is; not always the one of its row (to be filed)
         # Lanes whose head may go, by account; lanes of an account take turns, and accounts do: that is the fairness.
         self._ready: dict[str, deque[str]] = {}
         self._later: list[tuple[float, str]] = []  # a heap of (due, lane); what the lane contradicts is stale
@@ -43,20 +44,18 @@ class Lanes:
         """Put a drop at the end of its lane, unless it is there already; a new lane is looked at from `due` on."""
         if id in self._known:
             return
-        self._known[id] = lane
-        here = self._lanes.setdefault(lane, _Lane(account=account))
+        here = self._put(lane, account, id)
         here.drops.append(id)
         if len(here.drops) == 1 and not here.busy:
             here.free = free
-            self._wait(lane, here, due)
+            self._wait(here, due)
 
     def add_back(self, lane: str, account: str, id: str) -> None:
         """Put a drop that had left its lane back to where it was: IDs rise in the order of the claims.
 
         Its lane is looked at now; see `hurry` for another time.
         """
-        self._known[id] = lane
-        here = self._lanes.setdefault(lane, _Lane(account=account))
+        here = self._put(lane, account, id)
         waiting = list(here.drops)
         here.drops.insert(bisect(waiting, id, lo=1 if here.busy else 0), id)
         self.hurry(lane)
@@ -65,14 +64,13 @@ class Lanes:
         """Take a drop that nobody works on out of its lane, wherever it stands there; what is behind it moves up."""
         if not self.has(id) or self.is_busy(id):
             return
-        lane = self._known.pop(id)
-        here = self._lanes[lane]
+        here = self._known.pop(id)
         was_head = here.drops[0] == id
         here.drops.remove(id)
         if not here.drops:
-            del self._lanes[lane]
+            del self._lanes[here.name]
         elif was_head:
-            self.hurry(lane)
+            self.hurry(here.name)
 
     def head(self, lane: str) -> str | None:
         """The drop whose turn is next in the lane, or None where the lane is empty."""
@@ -85,7 +83,7 @@ class Lanes:
 
     def is_busy(self, id: str) -> bool:
         """Whether the drop is being worked on right now, in whichever lane."""
-        here = self._lanes.get(self._known.get(id, ""))
+        here = self._known.get(id)
         return here is not None and here.busy and here.drops[0] == id
 
     def take(self, now: float, *, closed: AbstractSet[str] = frozenset()) -> tuple[str, str, str] | None:
@@ -129,11 +127,11 @@ class Lanes:
         lane = self._lanes[name]
         lane.busy, lane.free = False, free and due is not None
         if due is not None:
-            self._wait(name, lane, due)
+            self._wait(lane, due)
             return
         del self._known[lane.drops.popleft()]
         if lane.drops:
-            self._wait(name, lane, 0.0)
+            self._wait(lane, 0.0)
         else:
             del self._lanes[name]
 
@@ -141,7 +139,7 @@ class Lanes:
         """Have the lane's head looked at from `due` on, whatever was said before."""
         if (lane := self._lanes.get(name)) and not lane.busy:
             lane.free = free
-            self._wait(name, lane, due)
+            self._wait(lane, due)
 
     def wake(self) -> None:
         """Let the lanes look again that wait for a person."""
@@ -156,11 +154,18 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._known)
 
-    def _wait(self, name: str, lane: _Lane, due: float) -> None:
+    def _put(self, lane: str, account: str, id: str) -> _Lane:
+        """The lane, made where there is none, which the drop is in from now on; not yet where in it."""
+        # Its name is not kept with each drop: each row brings a string of its own, of 64 bytes.
+        here = self._lanes.setdefault(lane, _Lane(name=lane, account=account))
+        self._known[id] = here
+        return here
+
+    def _wait(self, lane: _Lane, due: float) -> None:
         lane.due = due
         if math.isinf(due):
             return  # until `hurry` or `wake`
         if due:
-            heapq.heappush(self._later, (due, name))
+            heapq.heappush(self._later, (due, lane.name))
         else:
-            self._ready.setdefault(lane.queue, deque()).append(name)
+            self._ready.setdefault(lane.queue, deque()).append(lane.name)

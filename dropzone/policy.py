@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dropzone.drop import (
+    FORGOTTEN,
     POLICY,
     Attempted,
     Drop,
@@ -45,7 +46,7 @@ _REPLACING_WITHIN_S = 120.0  # with `clear` or a replace-tags column: others may
 _REPLACING_COLUMNS = frozenset({"tag-replace", "subscriber-tag-replace"})
 
 # Guards of drops that OptiPub may have already: never released, superseded or skipped as if they had not been sent.
-UNSURE = ("unknown", "no record")
+UNSURE = ("unknown", FORGOTTEN)
 
 
 @lru_cache(maxsize=256)
@@ -169,12 +170,24 @@ def why_not_again(folder: Folder, history: Sequence[Entry], *, departed: bool, n
     within_s = _within_s(folder, history)
     if not within_s:
         return HOLDS
-    # A clock that went backwards counts as expired: nobody can say how much time has passed.
-    if not math.isinf(within_s) and not 0 <= now - first_unknown_at(history) < within_s:
-        return f"more than {within_s:,.0f} s have passed since the first such attempt began"
+    if not math.isinf(within_s):
+        if now < max(entry.at for entry in history):
+            return "the clock was put back meanwhile, so nobody can say how long ago the first such attempt began"
+        if not 0 <= now - first_unknown_at(history) < within_s:
+            return f"more than {within_s:,.0f} s have passed since the first such attempt began"
     if folder.mode == "subscribe" and departed:
         return "people left in between: an unsubscribe or suppress file of the account was sent"
     return ""
+
+
+HARMFUL = 2  # the most that `harm_of` says
+
+
+def harm_of(folder: Folder) -> int:
+    """How much harm the folder's files do when one is taken twice, or whose answer is lost: from 0 to `HARMFUL`."""
+    if folder.clear:
+        return HARMFUL
+    return 0 if folder.departs else 1
 
 
 def _with(reason: str, why_not: str) -> str:

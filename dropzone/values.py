@@ -2,9 +2,9 @@
 
 A dataclass compiles six functions for each class, a millisecond in all. A question to the ledger waits for forty such
 classes, and that was half of what importing the command line took beside its libraries (48 ms, 25 with these). Here a
-class gets the one function that differs, its ``__init__``; the others are shared and go by the fields. It still is a
-dataclass: `replace`, `fields`, `asdict` and `match` know it. So this is for modules that questions load, and a plain
-dataclass is as good elsewhere.
+class gets the one function that differs, its ``__init__``, and that with its first value: most of the forty have none
+in a question. The others are shared and go by the fields. It still is a dataclass: `replace`, `fields`, `asdict` and
+`match` know it. So this is for modules that questions load, and a plain dataclass is as good elsewhere.
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ _T = TypeVar("_T")
 def value(cls: type[_T]) -> type[_T]:
     """Make `cls` a value: as ``@dataclass(frozen=True, slots=True, kw_only=True)``, defaults but no `field()`."""
     made: Any = dataclass(init=False, repr=False, eq=False, slots=True, kw_only=True)(cls)
-    made.__init__ = _init_of(made)
+    made.__init__ = _first
     made.__setattr__ = made.__delattr__ = _refuse
     made.__eq__, made.__hash__, made.__repr__, made.__reduce__ = _eq, _hash, _repr, _reduce
     kind: type[_T] = made
     return kind
+
+
+def _first(self: Any, *wrong: object, **given: object) -> None:
+    """The ``__init__`` of a class that has no value yet: makes the right one, which takes over."""
+    kind: Any = type(self)
+    kind.__init__ = _init_of(kind)
+    kind.__init__(self, *wrong, **given)
 
 
 def _init_of(cls: Any) -> Any:

@@ -189,6 +189,21 @@ def test_why_is_answered_by_the_daemon_without_the_models(lived: Scene) -> None:
     assert [found["standing"] for found in alone] == ["taken", "ignored", "unfit", "missing", "inbox", "outside"]
 
 
+@pytest.mark.parametrize("words", [["status"], ["queue"], ["show", "{id}"]])
+def test_an_answer_loads_only_what_it_needs(lived: Scene, words: list[str]) -> None:
+    """Not the settings' models, nor what moves files, nor another command: loading is nearly all of the wait."""
+    spared = {"pydantic", "dropzone.folders", "dropzone.readiness", "dropzone.cli.orders", "click.shell_completion"}
+    code = (
+        "import sys; from dropzone.cli import main\n"
+        f"try: main(sys.argv[1:])\nfinally: assert not {spared} & set(sys.modules)"
+    )
+    typed = [word.format(id=drops(lived)[0].id) for word in words]
+    words = [sys.executable, "-c", code, "-c", str(lived.at / "dropzone.yaml"), *typed]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert done.returncode in (0, 8), done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_a_glance_at_the_configuration_judges_nothing(tmp_path: Path) -> None:
     """Names and the place of the ledger; of a date that is none nothing, and of a file that says too little None."""
     file = tmp_path / "dropzone.yaml"
@@ -343,6 +358,19 @@ def test_who_may_not_is_told_in_a_sentence(lived: Scene, words: list[str]) -> No
     assert "as root or as the daemon's own user" in out + err
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a moment")
+def test_a_ledger_that_only_its_owner_may_read_says_so(lived: Scene) -> None:
+    """Also where the state folder may be passed: nobody is sent to look at the disk."""
+    (lived.at / "dropzone.yaml").chmod(0o644)
+    lived.config.state_dir.chmod(0o755)
+    (lived.config.state_dir / "ledger.db").chmod(0o600)
+    with as_nobody(owns=[lived.at / "key"]):
+        code, _, err = ask(lived, "queue")
+    assert code == 1
+    assert "Permission denied" in err
+    assert "as root or as the daemon's own user" in err
+
+
 def test_a_name_that_means_two_things_must_say_which(lived: Scene) -> None:
     """And one that means nothing changes nothing, whatever else was named."""
     file = lived.at / "dropzone.yaml"
@@ -399,6 +427,17 @@ def test_nothing_breaks_a_screen_of_80_columns(lived: Scene) -> None:
             assert words[0] == "why" or text.width(line) <= 80, line
 
 
+@pytest.mark.parametrize("words", [["status"], ["queue"], ["queue", "--state", "done"], ["queue", "--ages"]])
+def test_half_a_screen_is_enough(lived: Scene, words: list[str]) -> None:
+    """On 40 columns the columns that say least are left out, and no line is longer than the screen."""
+    with on_terminal(command(lived, *words), columns=40, COLUMNS="40") as terminal:
+        terminal.end()
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in terminal.shown.splitlines()]
+    long = [line for line in lines if text.width(line) > 40]
+    assert [line for line in long if ": dropzone " not in line] == []  # what is there to be copied stays in one piece
+    assert any("FOLDER" in line for line in lines)
+
+
 def test_watch_on_a_terminal_stays_in_its_place(lived: Scene, sandbox: Sandbox) -> None:
     """What changes in the ledger is shown without a new command; Ctrl-C ends it with 130."""
     held = drops(lived)[1]
@@ -409,6 +448,15 @@ def test_watch_on_a_terminal_stays_in_its_place(lived: Scene, sandbox: Sandbox) 
         assert terminal.end(signal.SIGINT) == 130
     assert "\x1b[" in terminal.shown
     assert "Traceback" not in terminal.shown
+
+
+def test_watch_on_a_terminal_that_cannot_go_back_prints_anew(lived: Scene) -> None:
+    """Without a TERM that knows how, one answer comes below the other, and not nothing at all."""
+    with on_terminal(command(lived, "queue", "--watch", "--every", "0.1"), TERM="dumb") as terminal:
+        terminal.wait_for("2 drops")
+        terminal.shown = ""
+        terminal.wait_for("2 drops")
+        assert terminal.end(signal.SIGINT) == 130
 
 
 def test_watch_in_a_pipe_prints_anew(lived: Scene) -> None:

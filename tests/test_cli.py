@@ -534,7 +534,7 @@ def test_show_of_what_is_not_there_or_not_clear(ask: Ask, lived: Scene) -> None:
     assert all(id in err for id in ids)
     code, _, err = ask(*on(lived, "show", ""))
     assert code == 1
-    assert "there is no drop" in err
+    assert "an ID is missing" in err
     _, _, err = ask(*on(lived, "show", "\x1b[31m\n"))
     assert all(line.isprintable() for line in err.splitlines())
 
@@ -636,6 +636,27 @@ def test_a_reader_that_has_seen_enough_is_no_error(lived: Scene, words: tuple[st
     with open(writing, "wb") as pipe:  # noqa: PTH123
         done = subprocess.run(command(lived, *words), stdout=pipe, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status"], ["queue", "--json"], ["config", "example"]])
+def test_an_answer_that_cannot_be_written_is_an_error(lived: Scene, words: list[str]) -> None:
+    """`dropzone … >FILE` on a full disk: code 1 and a sentence, also where that cannot be written either."""
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(command(lived, *words), stdout=full, stderr=subprocess.PIPE, check=False)
+        mute = subprocess.run(command(lived, *words), stdout=full, stderr=full, check=False)
+    told = b"dropzone: the answer cannot be written: No space left on device\n  Is the disk full?\n"
+    assert (done.returncode, done.stderr) == (1, told)
+    assert mute.returncode == 1
+
+
+def test_what_an_old_terminal_cannot_show_is_escaped(lived: Scene) -> None:
+    """In a locale that has no wide characters the answer is there all the same."""
+    lived.put("漢字.csv", b"email\n")
+    lived.settle()
+    environment = {**os.environ, "PYTHONIOENCODING": "iso8859-15:strict"}
+    done = subprocess.run(command(lived, "queue"), capture_output=True, env=environment, check=False)
+    assert done.returncode == 0
+    assert b"\\u6f22\\u5b57.csv" in done.stdout
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])

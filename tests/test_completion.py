@@ -18,7 +18,7 @@ import pytest
 from console import ask, on_terminal
 from scene import KEY, Scene, make_scene
 
-from dropzone.cli.completing import SHELLS
+from dropzone.cli.shells import SHELLS
 from dropzone.drop import State
 from dropzone.ledger.sqlite import SQLiteReader
 from dropzone.sandbox import Sandbox

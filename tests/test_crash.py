@@ -106,16 +106,21 @@ def live(scene: Scene, life: Life, server: Server, step: Callable[[str], None]) 
 
 def die_at(scene: Scene, life: Life, server: Server, k: int) -> bool:
     """Live in a child that dies at its `k`-th step; False when it ended before that."""
+    count = 0
+
+    def step(_: str) -> None:
+        nonlocal count
+        count += 1
+        if count == k:
+            os._exit(99)
+
+    return die_in(scene, life, server, step)
+
+
+def die_in(scene: Scene, life: Life, server: Server, step: Callable[[str], None]) -> bool:
+    """Live in a child that `step` may end with 99; False when it ended by itself."""
     child = os.fork()
     if child == 0:
-        count = 0
-
-        def step(_: str) -> None:
-            nonlocal count
-            count += 1
-            if count == k:
-                os._exit(99)
-
         try:
             live(scene, life, server, step)
         except BaseException:  # noqa: BLE001
@@ -124,7 +129,7 @@ def die_at(scene: Scene, life: Life, server: Server, k: int) -> bool:
         os._exit(0)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    assert code in (0, 99), f"the life before step {k} ended with {code}"
+    assert code in (0, 99), f"a life ended with {code}"
     scene.clock.move(60.0)  # nobody restarts at the same moment
     return code == 99
 
@@ -230,19 +235,26 @@ def test_a_crash_at_every_step_of_every_recovery(place: Path, server: Server, na
 
 def test_a_file_that_ends_the_program_twice_is_not_read_a_third_time(place: Path, server: Server) -> None:
     """Poison: two deaths in the check, then it is held with the reason, and the rest goes on."""
-    scene = begin(place, server, LIVES["accepted"])
-    with scene.turn() as turn:
-        turn.start()
-        turn.take()
+    life = LIVES["accepted"]
+    scene = begin(place, server, life)
+
+    def step(name: str) -> None:
+        if name == "prepare: sync prepared copy":  # inside the check
+            os._exit(99)
+
     for _ in range(2):
-        with scene.turn() as turn:
-            (drop,) = turn.ledger.find_drops()
-            turn.folders.begin_check(drop)  # as if the process ended inside the check
-    with scene.turn() as turn:
+        assert die_in(scene, life, server, step)
+    scene.put("Other.csv", BAD)
+    steps: list[str] = []
+    with scene.turn(steps.append) as turn:
         turn.go()
-        (drop,) = turn.ledger.find_drops()
-    assert (drop.state, drop.guard) == (State.HELD, "poison")
+        poison, other = turn.ledger.find_drops()
+    assert steps.count("prepare: sync prepared copy") == 1, "it was read again"
+    assert (poison.state, poison.guard) == (State.HELD, "poison")
+    assert "ended the program twice" in poison.reason
+    assert other.state is State.FAILED
     assert server.applied() == []
+    assert_logs(scene)
 
 
 def test_a_lost_ledger_sends_nothing(place: Path, server: Server) -> None:

@@ -22,8 +22,8 @@ from scene import KEY, Scene, Step, assert_kept, make_scene
 from dropzone import config as configuration
 from dropzone import operate
 from dropzone.config import Config
-from dropzone.daemon import ENVIRONMENT_S, LONGEST_SLEEP_S, Left, obey_signals
-from dropzone.drop import Attempted, Drop, Report, State, make_id
+from dropzone.daemon import ENVIRONMENT_S, LONGEST_SLEEP_S, ROUND_S, Left, obey_signals
+from dropzone.drop import Attempted, Drop, Lost, Report, State, make_id
 from dropzone.errors import FolderError, OperatorError
 from dropzone.folders import Folders, Mark, Wanted
 from dropzone.ledger import Pause
@@ -258,6 +258,70 @@ def test_an_older_copy_of_the_ledger_sends_nothing_that_it_knew(scene: Scene, sa
         assert (drop.state, drop.guard) == (State.HELD, "no record")
         assert kit.states()["g.csv"] is State.DONE
     assert len([each for each in sandbox.imports if each.segment == 1]) == 1
+
+
+def test_what_an_older_copy_has_as_under_way_is_held_as_no_record(scene: Scene, sandbox: Sandbox) -> None:
+    """Sending, unknown or waiting when the copy was made: whatever came of it since, nobody offers it again."""
+    with scene.turn() as turn:
+        turn.start()
+        for n in range(3):
+            scene.put(f"{n}.csv", ROWS, folder="acme")
+        sending, lost, _ = turn.take()
+        for drop in (sending, lost):
+            turn.ledger.commit(drop.id, Attempted(n=1, digest="", size=0, report=Report()), at=scene.clock.wall)
+        turn.ledger.commit(lost.id, Lost(cause="no answer", sent=None), at=scene.clock.wall)
+        Folders().write_mark(scene.config.root, Mark(ledger=turn.ledger.id, written=turn.ledger.written + 1))
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        kit.settle()
+        found = kit.ledger.find_drops()
+        assert [(drop.state, drop.guard) for drop in found] == [(State.HELD, "no record")] * 3
+        assert not sandbox.imports
+        order(kit, "retry", lost.id)  # who ordered it has looked
+        kit.settle()
+        (done,) = kit.ledger.find_drops(states=[State.DONE])
+        log = (scene.config.root / str(done.path)).with_suffix(".log").read_text()
+        assert "to be offered again, though OptiPub may have it already, by ann" in log
+        assert "though OptiPub may have them already from attempt 1" in log
+    assert len(sandbox.imports) == 1
+
+
+def test_what_an_older_copy_has_as_held_may_have_been_released_since(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Released and sent after the copy was made: it is held as no record, with its lane, and no release sends it."""
+    scene = make_scene(
+        tmp_path, sandbox.url, folders="acme: {segment_id: 1, mode: lead, clear: true, guards: {max_rows: 1}}"
+    )
+    sandbox.fault("lost_answer")
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        scene.put("a.csv", ROWS + b"bob@example.com\n")
+        kit.settle()
+        (held,) = kit.ledger.find_drops()
+        assert held.guard == "max_rows"
+        with contextlib.closing(sqlite3.connect(scene.config.state_dir / "copy.db")) as copy:
+            kit.ledger._db.backup(copy)
+        order(kit, "release", held.id)
+        kit.settle()
+        assert ROUND_S <= 60.0  # a copy that is older than a minute is noticed
+        kit.after(ROUND_S)  # the round that writes down how far the ledger is
+        assert len(sandbox.imports) == 1
+    for file in scene.config.state_dir.glob("ledger.db*"):
+        file.unlink()
+    (scene.config.state_dir / "copy.db").rename(scene.config.state_dir / "ledger.db")
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        scene.put("b.csv", ROWS)
+        kit.settle()
+        found = kit.ledger.find_drop(held.id)
+        assert found is not None
+        assert (found.state, found.guard) == (State.HELD, "no record")
+        with pytest.raises(OperatorError, match="may be in OptiPub already"):
+            order(kit, "release", held.id)
+        assert kit.states()["b.csv"] is State.QUEUED  # sent later, the older list would wipe it
+        order(kit, "accept", held.id)
+        kit.settle()
+        assert set(kit.states().values()) == {State.DONE}
+    assert len(sandbox.imports) == 2
 
 
 @pytest.mark.parametrize("effect", range(1, 6))  # the ledger's own first commit is no effect of this

@@ -18,7 +18,7 @@ from scene import KEY, Scene, assert_kept, make_scene
 from dropzone import config as configuration
 from dropzone import operate
 from dropzone.account import BREAKER, Condition
-from dropzone.drop import Accepted, Attempted, Drop, State
+from dropzone.drop import Accepted, Attempted, Drop, State, Withheld
 from dropzone.sandbox import Sandbox
 from dropzone.wiring import lay_out
 
@@ -110,6 +110,26 @@ def test_a_lost_answer_is_repeated_within_its_window_and_owned_up_to(start: Star
     assert "may have reached OptiPub more than once" in log(kit, "a.csv")
     assert [each.applied for each in sandbox.imports] == [True, True]
     assert_kept(kit.scene, kit.ledger.find_drops())
+
+
+def test_files_behind_one_that_is_sent_again_wait_for_that(start: Start, sandbox: Sandbox) -> None:
+    """They would overtake it; once it is held they go on, and other lanes did not wait at all."""
+    kit = start(
+        "acme: {segment_id: 1, mode: lead, on_unknown: {resend_within: 1h}, retry: {initial: 60s, max: 60s}}",
+        "b: {segment_id: 2, mode: lead}",
+    )
+    sandbox.fault("lost_answer", segment=1, times=3)
+    put(kit, "1.csv", "2.csv")
+    put(kit, "b.csv", folder="b")
+    assert offered(sandbox) == ["1", "b"]
+    for _ in range(3):
+        kit.after(60.0)
+    assert offered(sandbox) == ["1", "b", "1", "1", "2"]
+    assert {name: state.value for name, state in kit.states().items()} == {
+        "1.csv": "held",
+        "2.csv": "done",
+        "b.csv": "done",
+    }
 
 
 def test_after_two_repeats_a_person_has_to_look(start: Start, sandbox: Sandbox) -> None:
@@ -251,8 +271,9 @@ def test_a_newer_full_load_takes_the_place_of_those_that_wait(start: Start, sand
         "bad.csv": (State.FAILED, ""),
     }
     assert offered(sandbox) == ["a", "c"]
-    assert "NOT SENT" in log(kit, "b.csv")
-    assert f"the newer file {drop(kit, 'c.csv').id} of the folder takes its place" in log(kit, "b.csv")
+    for older in ("a.csv", "b.csv"):
+        assert "NOT SENT" in log(kit, older)
+        assert f"the newer file {drop(kit, 'c.csv').id} of the folder takes its place" in log(kit, older)
     assert_kept(kit.scene, kit.ledger.find_drops())
 
 
@@ -290,6 +311,67 @@ def test_an_account_that_stalls_takes_no_turns_from_another(tmp_path: Path, sand
             assert len(filed) == 9
 
 
+def test_a_full_load_that_optipub_may_have_is_never_superseded(start: Start, sandbox: Sandbox) -> None:
+    """It goes before the newer one or not at all, as somebody says: held, and offered again by an order."""
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true, on_unknown: hold}")
+    sandbox.fault("lost_answer", times=2)
+    put(kit, "a.csv", "b.csv")
+    assert [state.value for state in kit.states().values()] == ["held", "queued"]
+    order(kit, "retry", "a.csv")
+    kit.after(1.0)
+    assert [state.value for state in kit.states().values()] == ["held", "queued"]
+    assert offered(sandbox) == ["a", "a"]
+    order(kit, "hold", "b.csv")
+    order(kit, "release", "b.csv")
+    kit.after(1.0)
+    assert drop(kit, "b.csv").state is State.QUEUED
+    order(kit, "accept", "a.csv")
+    kit.after(1.0)
+    assert {each.spared for each in kit.ledger.find_drops()} == {""}
+    assert offered(sandbox) == ["a", "a", "b"]
+
+
+def test_one_that_optipub_may_have_stays_between_two_that_are_superseded(start: Start, sandbox: Sandbox) -> None:
+    """The oldest gives way to the newest; the one between them was offered already, and is offered again as ordered."""
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true, on_unknown: hold}")
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "a.csv")
+    order(kit, "discard", "a.csv")
+    sandbox.fault("lost_answer")
+    switch(kit, "resume", "folder", "acme")
+    put(kit, "b.csv")
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "c.csv")
+    order(kit, "retry", "a.csv")
+    order(kit, "retry", "b.csv")
+    switch(kit, "resume", "folder", "acme")
+    kit.after(1.0)
+    assert {os.fsdecode(each.name): each.spared for each in kit.ledger.find_drops()} == {
+        "a.csv": "superseded",
+        "b.csv": "",
+        "c.csv": "",
+    }
+    assert offered(sandbox) == ["b", "b", "c"]
+
+
+def test_what_is_held_as_unknown_stays_though_its_folder_got_another_segment(start: Start, sandbox: Sandbox) -> None:
+    """Then it keeps no lane waiting any more, but its outcome is as unknown as before; so with one of a lost ledger."""
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true, on_unknown: hold}")
+    sandbox.fault("lost_answer")
+    put(kit, "a.csv", "lost.csv")
+    kit.ledger.commit(drop(kit, "lost.csv").id, Withheld(guard="no record", why="lost"), at=kit.scene.clock.wall)
+    file = kit.scene.at / "dropzone.yaml"
+    file.write_text(file.read_text().replace("segment_id: 1", "segment_id: 2"))
+    kit.daemon.configure(configuration.load(file))
+    put(kit, "b.csv")
+    assert [(each.state.value, each.guard) for each in kit.ledger.find_drops()] == [
+        ("held", "unknown"),
+        ("held", "no record"),
+        ("done", ""),
+    ]
+    assert offered_to(sandbox) == [1, 2]
+
+
 # ------------------------------------------------------------------------------------- the breaker and the pauses
 
 
@@ -316,6 +398,56 @@ def test_five_failures_open_the_breaker_and_one_drop_tries(start: Start, sandbox
     assert set(kit.states().values()) == {State.DONE}
     assert kit.ledger.account_facts("main").condition is Condition.READY
     assert all(each.attempts == 1 for each in kit.ledger.find_drops())
+
+
+def test_what_does_least_harm_tries_however_often_it_failed(start: Start, sandbox: Sandbox) -> None:
+    """Opt-outs opened the breaker; lists that replace and add, which nobody has tried yet, come after them."""
+    kit = start(
+        "acme: {segment_id: 1, mode: lead, clear: true}",
+        "leads: {segment_id: 2, mode: lead}",
+        "outs: {segment_id: 3, mode: unsubscribe}",
+        defaults="retry: {initial: 1s, max: 1s}",
+    )
+    sandbox.close()
+    put(kit, "o.csv", folder="outs")
+    for _ in range(BREAKER):
+        kit.after(1.0)
+    assert kit.ledger.account_facts("main").condition is Condition.BROKEN
+    put(kit, "a.csv")
+    put(kit, "l.csv", folder="leads")
+    sandbox.start()
+    sandbox.fault("status", status=408)
+    for _ in range(3):
+        kit.after(60.0)
+    assert offered_to(sandbox)[:2] == [3, 3]
+    assert set(kit.states().values()) == {State.DONE}
+
+
+def test_a_file_that_nobody_takes_does_not_keep_its_account_closed(start: Start, sandbox: Sandbox) -> None:
+    """Where what does least harm fails by itself again and again, the others have their turn after all, in order."""
+    kit = start(
+        "acme: {segment_id: 1, mode: lead, clear: true}",
+        "leads: {segment_id: 2, mode: lead}",
+        "outs: {segment_id: 3, mode: unsubscribe}",
+        defaults="retry: {initial: 1s, max: 1s}",
+    )
+    sandbox.close()
+    put(kit, "o.csv", folder="outs")
+    for _ in range(BREAKER):
+        kit.after(1.0)
+    put(kit, "a.csv")
+    put(kit, "l.csv", folder="leads")
+    sandbox.start()
+    sandbox.fault("status", status=408, segment=3, times=None)
+    sandbox.fault("status", status=408, segment=2, times=1)
+    for _ in range(30):
+        kit.after(900.0)
+    tried = offered_to(sandbox)
+    assert tried.index(2) < tried.index(1)
+    assert {name: state for name, state in kit.states().items() if name != "o.csv"} == {
+        "a.csv": State.DONE,
+        "l.csv": State.DONE,
+    }
 
 
 def offered_to(sandbox: Sandbox) -> list[int]:
@@ -376,6 +508,21 @@ def test_a_new_key_file_lets_a_paused_account_try_at_once(start: Start, sandbox:
     key.write_text(KEY)
     kit.after(6.0)
     assert set(kit.states().values()) == {State.DONE}
+    assert drop(kit, "a.csv").attempts == 1
+
+
+def test_a_resume_tries_a_paused_account_at_once(start: Start, sandbox: Sandbox) -> None:
+    """Whoever has given the key its rights over there need not wait a quarter of an hour; nobody resumes: it tries."""
+    kit = start("acme: {segment_id: 1, mode: lead}")
+    sandbox.fault("status", status=403, times=2)
+    put(kit, "a.csv")
+    kit.after(800.0)
+    assert len(sandbox.imports) == 1
+    kit.after(101.0)
+    assert len(sandbox.imports) == 2
+    assert kit.ledger.account_facts("main").condition is Condition.PAUSED
+    switch(kit, "resume", "account", "main")
+    assert kit.states() == {"a.csv": State.DONE}
     assert drop(kit, "a.csv").attempts == 1
 
 
@@ -491,6 +638,30 @@ def test_a_short_full_load_wipes_nothing(start: Start, sandbox: Sandbox) -> None
     assert drop(kit, "short.csv").state is State.DONE
 
 
+def test_a_file_cut_off_between_two_rows_looks_whole(start: Start, sandbox: Sandbox) -> None:
+    """At the end of a line, or of an address that is one: it is sent, unless a guard knows how long it has to be."""
+    kit = start(
+        "acme: {segment_id: 1, mode: lead, hold_tail: 10s}",
+        "b: {segment_id: 2, mode: lead, guards: {min_rows: 3}, hold_tail: 10s}",
+    )
+    for name, content in (
+        ("line.csv", b"email\nann@example.com\nbob@example.com\n"),
+        ("address.csv", b"email\nann@example.com\nbob@example.co"),
+    ):
+        for folder in ("acme", "b"):
+            kit.scene.put(f"{folder}-{name}", content, folder=folder)
+    for _ in range(3):
+        kit.after(15.0)
+    assert {name: state.value for name, state in kit.states().items()} == {
+        "acme-line.csv": "done",
+        "acme-address.csv": "done",
+        "b-line.csv": "held",
+        "b-address.csv": "held",
+    }
+    assert {each.guard for each in kit.ledger.find_drops(folder="b")} == {"min_rows"}
+    assert [each.rows for each in sandbox.imports] == [2, 2]
+
+
 def test_a_file_cut_off_in_a_row_is_held_as_incomplete(start: Start, sandbox: Sandbox) -> None:
     """After `hold_tail` it is taken; where one bad row is allowed, it is not sent with what is left of its last."""
     kit = start("acme: {segment_id: 1, mode: lead, bad_rows: 1, hold_tail: 10s}")
@@ -523,6 +694,25 @@ def test_a_clock_that_jumps_keeps_nothing_waiting(start: Start, sandbox: Sandbox
     for _ in range(9):
         kit.after(15.0)
     assert_kept(kit.scene, kit.ledger.find_drops())
+
+
+@pytest.mark.parametrize("jump", [-60.0, -86_400.0, 86_400.0])
+def test_a_clock_that_jumps_ends_the_window_of_a_repeat(start: Start, sandbox: Sandbox, jump: float) -> None:
+    """Nobody can say how much time has passed: held, whichever way it went; where no time counts it is sent again."""
+    kit = start(
+        "acme: {segment_id: 1, mode: lead, on_unknown: {resend_within: 1h}}",
+        "outs: {segment_id: 2, mode: unsubscribe, on_unknown: resend}",
+        defaults="retry: {initial: 30s, max: 30s}",
+    )
+    sandbox.fault("lost_answer", segment=1)
+    sandbox.fault("lost_answer", segment=2)
+    put(kit, "a.csv")
+    put(kit, "o.csv", folder="outs")
+    assert set(kit.states().values()) == {State.QUEUED}
+    kit.scene.clock.wall += jump
+    kit.after(30.0)
+    assert kit.states() == {"a.csv": State.HELD, "o.csv": State.DONE}
+    assert offered(sandbox) == ["a", "o", "o"]
 
 
 def test_a_clock_that_goes_back_during_a_wait_changes_nothing(start: Start, sandbox: Sandbox) -> None:

@@ -611,3 +611,14 @@ def test_acting_as_somebody_else_is_for_a_moment_only(tmp_path: Path) -> None:
             assert not again
     assert (os.geteuid(), os.getgroups()) == (0, groups)
     assert daemon_user(tmp_path / "missing", "no-such-user").name == "uid 0"
+
+
+@as_root
+def test_an_owner_without_a_name_is_the_daemons_user_all_the_same(tmp_path: Path) -> None:
+    """A container has a number where a machine has a user: what root tries and makes there is that number's."""
+    number = 4_000_001
+    os.chown(tmp_path, number, number)
+    user = daemon_user(tmp_path)
+    assert (user.name, user.uid, user.groups) == (f"uid {number}", number, (number,))
+    with acting_as(user):
+        assert (os.geteuid(), os.getegid()) == (number, number)

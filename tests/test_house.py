@@ -30,6 +30,7 @@ RANKS = {
     "drop": 1,
     "config": 1,
     "account": 2,
+    "places": 2,
     "policy": 2,
     "progress": 2,
     "readiness": 2,
@@ -83,7 +84,7 @@ OWNERS = {
 }
 
 # What a reading command imports, and what it must not wait for: a quarter of a second is all it has.
-READERS = ("drop", "config", "sheet", "receipt", "readiness", "folders", "ledger", "operate", "cli")
+READERS = ("drop", "config", "sheet", "receipt", "readiness", "places", "folders", "ledger", "operate", "cli")
 SLOW = {"httpx", "watchdog", "structlog", "numpy"}
 
 # Words that say nothing about dropzone. The design has one word for each thing that it is about.

@@ -1,4 +1,4 @@
-"""Ten calls at three in the morning, from the operator's side: each solved with at most three commands of the docs.
+"""Eleven calls at three in the morning, from the operator's side: each solved with at most three commands of the docs.
 
 Real daemon, real server, real files. What the operator does beside typing `dropzone …` is what a person would do: look
 into OptiPub, call the partner, edit the configuration and reload, make room on a disk.
@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from console import ask, daemon_on
+from console import ask, command, daemon_on
 from scene import KEY, Scene, make_scene
 
 from dropzone import config as configuration
@@ -229,6 +229,40 @@ def test_the_disk_is_full(tmp_path: Path, sandbox: Sandbox, small_disk: Path) ->
         sandbox.wait_for(applied=1, timeout_s=30)
         daemon.wait_for("filed as done/")
     assert [drop.state for drop in here.drops()] == [State.DONE]
+
+
+def test_the_ledger_is_damaged(tmp_path: Path, sandbox: Sandbox) -> None:
+    """The daemon ends, and sends nothing; moved away as the page says, what lay in work/ waits for a look."""
+    here = desk(tmp_path, sandbox)
+    state = here.scene.config.state_dir
+    sandbox.fault("lost_answer")
+    with daemon_on(here.scene) as daemon:
+        here.scene.put("a.csv", ROWS)
+        daemon.wait_for("held (unknown)")
+        here.scene.put("cut.csv", b"email\n")
+        daemon.wait_for("held (min_rows)")
+    taken, short = (drop.id for drop in here.drops())
+    ledger = state / "ledger.db"
+    ledger.write_bytes(ledger.read_bytes()[:4096] + b"\xff" * (ledger.stat().st_size - 4096))
+    here.scene.put("new.csv", b"email\ncy@example.com\n")
+    ended = subprocess.run(command(here.scene, "run"), capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert "Nothing is sent without it" in ended.stderr
+    assert len(sandbox.imports) == 1
+    assert "the ledger" in here.type("doctor", code=1)
+    section = OPERATING.partition("## The ledger is damaged")[2]
+    for step in re.findall(r"^    ((?:mkdir|mv) .*)$", section, re.MULTILINE):
+        subprocess.run(["sh", "-c", step.replace("/var/lib/dropzone", str(state))], check=True)
+    with daemon_on(here.scene) as daemon:
+        daemon.wait_for("filed as done/")  # what came since
+        seen = here.type("queue", "--state", "held")
+        assert taken in seen
+        assert short in seen
+        assert "the ledger that knew this file is gone" in " ".join(seen.split())
+        assert {drop.guard for drop in here.drops() if drop.state is State.HELD} == {"no record"}
+        here.type("accept", taken)
+        daemon.wait_for("filed as done/")
+    assert [each.first[0] for each in sandbox.imports] == ["ann@example.com", "cy@example.com"]
 
 
 def test_the_daemon_does_not_run(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -483,7 +483,7 @@ def test_sub_folders_of_an_inbox_are_not_entered(turn: Turn) -> None:
 
 
 def limited(turn: Turn, admitted: int) -> Intake:
-    """An intake that has so few files of an inbox settle at a time."""
+    """An intake that has so few files settle at a time, half of them in one inbox."""
     clock = turn.scene.clock
     intake = Intake(
         folders=turn.folders,
@@ -506,7 +506,7 @@ def test_however_many_files_wait_all_are_taken_in_turn(turn: Turn) -> None:
         turn.scene.put(name, ROWS, folder="acme")
     intake.scan_soon()
     taken: list[str] = []
-    for _ in range(300):
+    for _ in range(450):
         taken += names(intake.tick())
         assert intake.settling() or len(taken) == len(wanted)
         turn.scene.clock.move(0.5)
@@ -553,10 +553,52 @@ def test_files_that_wait_for_ever_take_no_room(turn: Turn) -> None:
     turn.scene.put("z.csv", ROWS, folder="acme")
     intake.scan_soon()
     taken: list[str] = []
-    for _ in range(120):
+    for _ in range(150):
         taken += names(intake.tick())
         turn.scene.clock.move(1.0)
     assert taken == ["z.csv"]
+
+
+def test_a_flooded_inbox_leaves_room_for_others(turn: Turn) -> None:
+    """Files of an inbox that nobody thought of before settle beside hundreds of another, also once that has drained."""
+    intake = limited(turn, 100)
+    for number in range(300):
+        turn.scene.put(f"{number:03}.csv", ROWS, folder="acme")
+    intake.scan_soon()
+    intake.tick()
+    for number in range(40):
+        turn.scene.put(f"globex-{number:02}.csv", ROWS, folder="globex")
+    intake.scan_soon()
+    taken: list[str] = []
+    for _ in range(60):
+        taken += names(intake.tick())
+        turn.scene.clock.move(0.5)
+    of_globex = [name for name in taken if name.startswith("globex")]
+    assert len(of_globex) == 40
+    assert 40 < len(taken) < 300
+
+
+def test_of_very_many_names_only_the_next_are_remembered(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names beyond those are found by another scan once there is room, in the same order; rubbish ends, too."""
+    monkeypatch.setattr("dropzone.intake.NEXT", 20)
+    intake = limited(turn, 10)
+    wanted = [f"{number:03}.csv" for number in range(95)]
+    for name in [*wanted, *(f"{name}.txt" for name in wanted)]:
+        turn.scene.put(name, ROWS, folder="acme")
+    intake.scan_soon()
+    taken: list[str] = []
+    most = 0
+    while len(taken) < len(wanted):
+        taken += names(intake.tick())
+        most = max(most, intake.waiting())
+        turn.scene.clock.move(max(0.0, intake.next_look() - turn.scene.clock.monotonic))
+    assert taken == wanted
+    assert most < 30
+    for _ in range(20):
+        intake.tick()
+        turn.scene.clock.move(0.5)
+    assert not intake.settling()
+    assert intake.next_look() > turn.scene.clock.monotonic
 
 
 def test_uploads_that_nobody_will_finish_are_reported_once_for_all(turn: Turn) -> None:

@@ -25,7 +25,7 @@ from dropzone.drop import State
 pytestmark = pytest.mark.usefixtures("untraced")
 
 KILLS = times(100, soak=1000)
-BEHIND = 300  # files that the daemon may be behind before partners wait for it: it has to get through them at the end
+BEHIND = 100  # files that the daemon may be behind before partners wait for it: it has to get through them at the end
 REFUSALS = 10  # lives from one to the next: a file that is taken in between shows that the account is all right
 FOLDERS = """\
 acme-signups: {segment_id: 1, mode: subscribe, source_campaign: 90, source_partner: 9}

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,8 @@ from dropzone.drop import (
 )
 from dropzone.errors import IllegalEvent, LedgerError, Problem
 from dropzone.ledger import Ledger, SegmentNote
-from dropzone.ledger.sqlite import MIGRATIONS, SQLiteLedger, SQLiteReader
+from dropzone.ledger.schema import MIGRATIONS
+from dropzone.ledger.sqlite import SQLiteLedger, SQLiteReader
 
 REPORT = Report(
     columns=("email", "varr_a"),
@@ -142,7 +143,7 @@ def test_events_of_one_drop_follow_from_each_other_in_one_commit(ledger: Ledger)
     assert [drop.state for drop in ledger.find_drops()] == [State.HELD, State.QUEUED]
     assert [entry.event for entry in ledger.history("A1")] == [CLAIMED, held]
     with pytest.raises(IllegalEvent):
-        ledger.commit_all([("A3", CLAIMED), ("A3", held), ("A3", held)], at=2.0)
+        ledger.commit_all([("A3", CLAIMED), ("A3", held), ("A3", CLAIMED)], at=2.0)
     assert ledger.find_drop("A3") is None
 
 
@@ -352,6 +353,58 @@ def test_a_reader_sees_commits_and_cannot_write(tmp_path: Path) -> None:
     finally:
         reader.close()
         ledger.close()
+
+
+OPEN = [state for state in State if state not in (State.DONE, State.FAILED)]
+QUESTIONS: dict[str, Callable[[SQLiteReader, Drop], object]] = {
+    "written": lambda ledger, _: ledger.written,
+    "find_drop": lambda ledger, drop: ledger.find_drop(drop.id),
+    "open drops": lambda ledger, _: ledger.find_drops(states=OPEN),
+    "queued drops": lambda ledger, _: ledger.find_drops(states=[State.QUEUED], limit=5),
+    "open drops of a folder": lambda ledger, drop: ledger.find_drops(states=OPEN, folder=drop.folder),
+    "open drops, the newest": lambda ledger, _: ledger.find_drops(states=OPEN, limit=2, newest=True),
+    "failed drops": lambda ledger, _: ledger.find_drops(states=[State.FAILED]),
+    "failed drops, the newest": lambda ledger, _: ledger.find_drops(states=[State.FAILED], limit=2, newest=True),
+    "done drops, the newest": lambda ledger, _: ledger.find_drops(states=[State.DONE], limit=2, newest=True),
+    "drops by the beginning of the ID": lambda ledger, drop: ledger.find_drops(prefix=drop.id, limit=6),
+    "find_named": lambda ledger, drop: ledger.find_named(drop.folder, b"another", limit=3),
+    "failed_since": lambda ledger, drop: ledger.failed_since(0.0, folders=[drop.folder]),
+    "open_lanes": lambda ledger, _: ledger.open_lanes(),
+    "standings": lambda ledger, _: ledger.standings(),
+    "history": lambda ledger, drop: ledger.history(drop.id),
+    "attempts": lambda ledger, drop: ledger.attempts(drop.id),
+    "accepted_last": lambda ledger, _: ledger.accepted_last(),
+    "find_accepted": lambda ledger, drop: ledger.find_accepted(drop.account, drop.segment_id, "0" * 64),
+    "last_accepted": lambda ledger, drop: ledger.last_accepted(drop.account, drop.segment_id),
+    "claimed_before": lambda ledger, drop: ledger.claimed_before(drop, since=0.0, limit=5),
+    "latest_at": lambda ledger, _: ledger.latest_at(),
+}
+
+
+def test_what_was_finished_makes_no_question_longer(tmp_path: Path) -> None:
+    """With a thousand finished drops and four others each question takes as many steps as its answer is long."""
+    ledger = SQLiteLedger(tmp_path)
+    names = [f"A{number:04}" for number in range(1000)]
+    ledger.commit_all([(id, CLAIMED) for id in [*names, "B1", "B2", "B3", "B4"]], at=1.0)
+    ledger._db.execute("PRAGMA synchronous = OFF")
+    for id in names:
+        ledger.commit(id, attempted(1), at=2.0)
+        ledger.commit(id, Accepted(status=201, body=""), at=3.0)
+        ledger.commit(id, Filed(path=f"done/{id}.csv"), at=4.0)
+    live(ledger, "F1", attempted(1), Refused(status=400, blame="no", evidence="no"), Filed(path="failed/F1.csv"))
+    ledger.close()
+
+    reader = SQLiteReader(tmp_path)
+    drop = reader.find_drop("B4")
+    assert drop is not None
+    costs = {}
+    for name, question in QUESTIONS.items():
+        steps: list[None] = []
+        reader._db.set_progress_handler(lambda steps=steps: steps.append(None), 1)  # type: ignore[misc]
+        question(reader, drop)
+        costs[name] = len(steps)
+    reader.close()
+    assert {name: steps for name, steps in costs.items() if steps > 800} == {}
 
 
 def test_events_cannot_be_changed_even_by_hand(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from console import command
 from scene import KEY, Scene, make_scene
 
 from dropzone import control, operate, wiring
@@ -113,6 +115,28 @@ def test_discard_hold_and_ids_from_standard_input(scene: Scene, sandbox: Sandbox
     assert run(scene, "discard", drop.id)[0] == 0
     (failed,) = scene.settle()
     assert (failed.state, sandbox.imports) == (State.FAILED, ())
+
+
+@pytest.mark.parametrize("given", [b"\x00\xff\nrubbish\n", b"\xff" * 9, "e\u0301\u202e".encode(), b"2' OR 1 --"])
+def test_rubbish_on_standard_input_is_no_id(scene: Scene, sandbox: Sandbox, given: bytes) -> None:
+    """Whatever its bytes are it is called what it is, in a sentence, and nothing is ordered."""
+    drop = held(scene, sandbox)
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as where the locale is not C
+    done = subprocess.run(
+        command(scene, "discard", "-"), input=given, capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"dropzone: there is no drop ")
+    assert len(done.stderr.splitlines()) == 2
+    assert history(scene, drop.id)[-1].event == Withheld(guard="unknown", why=drop.reason)
+
+
+@pytest.mark.parametrize("words", [["show", ""], ["discard", ""], ["show", " "]])
+def test_no_id_at_all_is_said_so(scene: Scene, sandbox: Sandbox, words: list[str]) -> None:
+    """An empty variable of a script does not end as a sentence without its last word."""
+    held(scene, sandbox)
+    code, output = run(scene, *words)
+    assert (code, output.splitlines()[0]) == (1, "dropzone: an ID is missing")
 
 
 def test_all_asks_back(scene: Scene, sandbox: Sandbox) -> None:
@@ -288,6 +312,23 @@ def test_a_drop_that_was_checked_but_has_no_row_is_held(scene: Scene, sandbox: S
     assert run(scene, "release", drop.id)[0] == 1
     assert run(scene, "accept", drop.id)[0] == 0
     assert scene.settle()[0].state is State.DONE
+
+
+def test_what_was_too_short_before_the_ledger_was_lost_is_so_afterwards(scene: Scene, sandbox: Sandbox) -> None:
+    """It was looked for in OptiPub and is not there: `retry` has it checked like any other, and the guard holds it."""
+    scene.put("a.csv", b"email\n")
+    (drop,) = scene.settle()
+    assert drop.guard == "min_rows"
+    for path in scene.config.state_dir.glob("ledger.db*"):
+        path.unlink()
+    assert [found.guard for found in scene.settle()] == ["no record"]
+    assert run(scene, "retry", drop.id)[0] == 0
+    assert [(found.state, found.guard) for found in scene.settle()] == [(State.HELD, "min_rows")]
+    assert not sandbox.imports
+    assert run(scene, "release", drop.id)[0] == 1  # it may be in OptiPub still
+    assert run(scene, "retry", drop.id)[0] == 0
+    scene.settle()
+    assert len(sandbox.imports) == 1
 
 
 @pytest.mark.parametrize("k", range(3))

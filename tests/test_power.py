@@ -74,9 +74,22 @@ class Disk:
 
     def unmount(self) -> None:
         # The kernel may still be letting go of what a program had open that has ended already.
-        patience = time.monotonic() + 10
+        patience = time.monotonic() + 60
         while subprocess.run(["umount", self.root], capture_output=True, check=False).returncode:
             assert time.monotonic() < patience, f"{self.root} stays busy: {self._users()}"
+        # A process that was started meanwhile with mounts of its own (`unshare --mount`) has a copy of this one. Until
+        # it ends, the image mounted again would be the same file system, without power.
+        while self._is_attached():
+            assert time.monotonic() < patience, f"{self._image} stays mounted elsewhere"
+            time.sleep(0.01)
+
+    def _is_attached(self) -> bool:
+        """Whether a loop device still has the image."""
+        for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
+            with contextlib.suppress(OSError):  # it has just been detached
+                if loop.read_text().rstrip("\n") == str(self._image):
+                    return True
+        return False
 
     def _users(self) -> list[str]:
         """Who has what open there, for the message."""
@@ -403,6 +416,20 @@ def test_with_all_syncs_the_same_cut_breaks_nothing(name: str, place: Path, serv
         assert home.ears.listen(lambda line: line.get("event_kind") == moment)
         home.cut(life)
         home.rest()
+
+
+def test_a_disk_that_others_still_have_mounted_is_waited_for(place: Path) -> None:
+    """The tool itself: what is mounted again after a cut has power, though a process had copied the mount."""
+    disk = Disk(place)
+    disk.mount()
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", "echo; sleep 1"], stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline()  # now it has its copy
+        disk.cut()
+        disk.unmount()
+        disk.mount()
+        (disk.root / "later").write_bytes(b"x")
+        disk.unmount()
 
 
 def test_a_cut_takes_what_nobody_synced(place: Path, server: Server, nursery: Nursery) -> None:

@@ -1,21 +1,67 @@
-"""The command line: words, exit codes, and nothing else. What commands do is in `operate`, `daemon` and `wiring`."""
+"""The command line: words, exit codes, and nothing else. What commands do is in `operate`, `daemon` and `wiring`.
+
+Somebody waits for each answer, and most of the wait is for modules to load; so of the commands' own only that one is
+loaded whose command was typed.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import suppress
+from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from dropzone import __version__
-from dropzone.cli import asking, care, orders, render, segments, settings
-from dropzone.cli.completing import SHELLS
+from dropzone.cli import render
 from dropzone.cli.exits import Exit, table
 from dropzone.cli.shared import Context
 from dropzone.cli.text import colour
-from dropzone.errors import ConfigError, DropzoneError, OperatorError
+from dropzone.errors import ConfigError, DropzoneError
+
+_GARBAGE = 50_000  # objects until it is looked for: loading modules makes none, and looking was a tenth of an answer
+
+_HOMES = {
+    "asking": ("status", "queue", "show", "why", "plan", "check"),
+    "care": ("doctor", "prune"),
+    "orders": ("hold", "release", "retry", "accept", "discard", "pause", "resume"),
+    "running": ("run", "init", "sandbox", "demo"),
+    "segments": ("segment",),
+    "settings": ("config",),
+    "teaching": ("completion", "man"),
+}
+
+
+class _Commands(MutableMapping[str, click.Command]):
+    """All commands by name, each imported from its module when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._homes = {name: home for home, names in _HOMES.items() for name in names}
+        self._loaded: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._loaded:
+            command: click.Command = getattr(import_module(f"dropzone.cli.{self._homes[name]}"), name)
+            self._loaded[name] = command
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        raise TypeError("a command has its place in the table of this module")
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("a command has its place in the table of this module")
 
 
 class _Group(click.Group):
@@ -33,13 +79,13 @@ class _Group(click.Group):
             render.error(error.message, error.hint)
             ctx.exit(Exit.ANOTHER if type(error).__name__ == "LockedError" else Exit.FAILED)
         except BrokenPipeError:  # `dropzone queue | head`: the reader has seen enough
-            # What is still in the buffer would break again at the interpreter's end, and make the exit code 120.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_output()
             ctx.exit(Exit.DONE)
 
 
 @click.group(
     cls=_Group,
+    commands=_Commands(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nExit codes:\n" + table(),
 )
@@ -65,138 +111,22 @@ def cli(ctx: click.Context, named: Path | None) -> None:
     ctx.color = colour()
 
 
-@cli.command()
-@click.option("--once", is_flag=True, help="Deal with everything that is there now, then exit (for cron).")
-@click.pass_context
-def run(ctx: click.Context, once: bool) -> None:
-    """Watch the folders and send what becomes ready, until stopped (SIGTERM drains, SIGHUP reloads).
-
-    \b
-    Example:
-      dropzone -c /etc/dropzone/dropzone.yaml run
-      dropzone run --once || mail -s "dropzone: look" ops@example.com </dev/null
-    """
-    from dropzone.telemetry import Journal
-    from dropzone.wiring import load, running
-
-    path = ctx.obj.path
-    config = load(path)
-    journal = Journal()
-    with running(path, config, journal) as daemon:
-        daemon.run(once=once)
-        if once:
-            left = daemon.left_over()
-            waiting = Exit.PAUSED if left.paused else Exit.TEMPORARY if left.waiting else Exit.DONE
-            ctx.exit(Exit.LEFT_OVER if left.failed else waiting)
-
-
-@cli.command()
-@click.pass_context
-def init(ctx: click.Context) -> None:
-    """Make the folders that the configuration names, with the modes they need.
-
-    \b
-    Example:
-      dropzone -c dropzone.yaml init
-    """
-    from dropzone.wiring import lay_out
-
-    made = lay_out(ctx.obj.load())
-    for path in made:
-        click.echo(f"made {path}")
-    click.echo("Everything was there." if not made else f"{len(made)} folders made.")
-
-
-asking.add_to(cli)
-orders.add_to(cli)
-settings.add_to(cli)
-care.add_to(cli)
-segments.add_to(cli)
-
-
-@cli.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; loopback only.")
-@click.option("--port", default=8899, show_default=True, help="The port; 0 takes a free one.")
-@click.option("--key", default="sandbox-key", show_default=True, help="The API key it accepts.")
-@click.option(
-    "--suppression",
-    multiple=True,
-    metavar="ID:HASH",
-    help="A suppression segment and its hash (none, md5, sha256, sha512); may be repeated.",
-)
-@click.pass_context
-def sandbox(ctx: click.Context, host: str, port: int, key: str, suppression: tuple[str, ...]) -> None:
-    """Run a pretend OptiPub on this machine, with faults on request.
-
-    \b
-    Example:
-      dropzone sandbox --suppression 100792:sha256
-      curl -X POST localhost:8899/sandbox/faults -d '{"kind": "lost_answer", "times": 1}'
-      curl localhost:8899/sandbox/state
-    """
-    from dropzone.sandbox import serve
-
-    segments = dict(_suppression(text) for text in suppression)
-    ctx.exit(serve(host=host, port=port, key=key, segments=segments))
-
-
-def _suppression(text: str) -> tuple[int, str]:
-    number, _, kind = text.partition(":")
-    if not number.isdecimal() or kind not in ("none", "md5", "sha256", "sha512"):
-        raise OperatorError(f"{text!r} is no segment", "Write it as ID:HASH, say 100792:sha256")
-    return int(number), kind
-
-
-@cli.command()
-@click.option("--keep", is_flag=True, help="Leave the folders of the demonstration for looking around.")
-@click.pass_context
-def demo(ctx: click.Context, keep: bool) -> None:
-    """See it work: a pretend OptiPub, a real daemon and a few files, good and bad; ends by itself in seconds.
-
-    \b
-    Example:
-      dropzone demo
-    """
-    from dropzone.cli.demo import play
-
-    ctx.exit(play(keep=keep))
-
-
-@cli.command()
-@click.argument("shell", type=click.Choice(SHELLS))
-def completion(shell: str) -> None:
-    """Print what makes a shell complete commands, options, IDs, folders and accounts.
-
-    \b
-    Example:
-      dropzone completion bash > /etc/bash_completion.d/dropzone
-      dropzone completion zsh > /usr/local/share/zsh/site-functions/_dropzone
-      dropzone completion fish > ~/.config/fish/completions/dropzone.fish
-    """
-    from dropzone.cli.completing import script
-
-    click.echo(script(cli, shell))
-
-
-@cli.command()
-def man() -> None:
-    """Print the man page.
-
-    \b
-    Example:
-      dropzone man | man -l -
-      dropzone man > /usr/local/share/man/man1/dropzone.1
-    """
-    from dropzone.cli.manual import page
-
-    click.echo(page(cli), nl=False)
-
-
 def _open_streams() -> None:
-    """Open what whoever started us has closed (``2>&-``), or the ledger would get the number of standard error."""
+    """Open what whoever started us has closed (``2>&-``), or the ledger would get the number of standard error.
+
+    What the terminal's locale has no character for is written as an escape: the answer matters more than its dots.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - the lowest number that is free, until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _give_up_output() -> None:
+    """What is still in the buffer would break again at the interpreter's end, and make the exit code 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell_usage(error: click.ClickException) -> None:
@@ -212,6 +142,7 @@ def _tell_usage(error: click.ClickException) -> None:
 def main(argv: list[str] | None = None) -> NoReturn:
     """The console script. Ends the process with one of the codes in `exits`."""
     _open_streams()
+    gc.set_threshold(_GARBAGE)
     try:
         # Outside its standalone mode click hands the code of ctx.exit() back instead of raising it.
         code = cli.main(args=argv, prog_name="dropzone", standalone_mode=False)
@@ -220,4 +151,12 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(Exit.INTERRUPTED)
+    except OSError as error:
+        if error.filename is not None:
+            raise  # a fault of ours, to be seen whole: no module lets one of a file through
+        _give_up_output()
+        with suppress(OSError):
+            render.error(f"the answer cannot be written: {error.strerror}", "Is the disk full?")
+        code = Exit.FAILED
+    gc.freeze()  # the interpreter's end would look through all modules for garbage, three times
     sys.exit(code or Exit.DONE)

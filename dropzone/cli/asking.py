@@ -18,12 +18,6 @@ from dropzone.config import key_days_left
 from dropzone.drop import FINISHED, State
 
 
-def add_to(group: click.Group) -> None:
-    """Add these commands to `group`."""
-    for command in (status, queue, show, why, plan, check):
-        group.add_command(command)
-
-
 @click.command()
 @watching
 @AS_JSON

@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from dropzone.operate.doctor import Remark
 
 
-def add_to(group: click.Group) -> None:
-    """Add these commands to `group`."""
-    group.add_command(doctor)
-    group.add_command(prune)
-
-
 @click.command()
 @click.option("--online", is_flag=True, help="Also connect to OptiPub, by TLS and without sending anything.")
 @AS_JSON

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
 
 from dropzone import operate
 from dropzone.cli.shared import Context
 from dropzone.errors import DropzoneError, printable
 
-VARIABLE = "_DROPZONE_COMPLETE"
-_MOST = 50  # a longer list is of no use on a screen
+if TYPE_CHECKING:  # every command has these functions, and only a shell calls them
+    from click.shell_completion import CompletionItem
 
-Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+    Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+_MOST = 50  # a longer list is of no use on a screen
 
 
 def _context(ctx: click.Context) -> Context:
@@ -49,6 +51,8 @@ def complete_place(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 
 def _names(incomplete: str, names: Callable[[], Iterable[str]]) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     try:
         return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
     except DropzoneError:
@@ -59,6 +63,8 @@ def complete_id(order: str = "") -> Completer:
     """IDs of drops that `order` could be given for; without one, of what is not finished, then of all."""
 
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         from dropzone.wiring import open_ledger
 
         wanted = incomplete.upper()
@@ -80,55 +86,3 @@ def complete_id(order: str = "") -> Completer:
         ]
 
     return complete
-
-
-class _Bash(BashComplete):
-    """bash takes a colon for a word of its own: ``account:main`` is put together for us, and taken apart for it."""
-
-    source_template = """\
-%(complete_func)s() {
-    local IFS=$'\\n' words=() current=$COMP_CWORD before= index word completion
-    for index in "${!COMP_WORDS[@]}"; do
-        word=${COMP_WORDS[index]}
-        if [[ $index -gt 1 && ( $word == : || $before == : ) ]]; then
-            words[-1]+=$word
-            if ((index <= COMP_CWORD)); then ((current--)); fi
-        else
-            words+=("$word")
-        fi
-        before=$word
-    done
-    word=${words[current]}
-    COMPREPLY=()
-    for completion in $(COMP_WORDS="${words[*]}" COMP_CWORD=$current %(complete_var)s=bash_complete "$1"); do
-        case $completion in
-            dir,*) compopt -o dirnames ;;
-            file,*) compopt -o default ;;
-            plain,*)
-                completion=${completion#plain,}
-                [[ $word == "${COMP_WORDS[COMP_CWORD]}" && $word != : ]] || completion=${completion#"${word%%:*}:"}
-                COMPREPLY+=("$completion")
-                ;;
-        esac
-    done
-}
-
-complete -o nosort -F %(complete_func)s %(prog_name)s
-"""
-
-
-class _Fish(FishComplete):
-    """What follows the first comma is the word and what is said of it, which may have commas too."""
-
-    source_template = FishComplete.source_template.replace('string split ","', 'string split --max 1 ","')
-
-
-_KINDS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": ZshComplete, "fish": _Fish}
-SHELLS = tuple(_KINDS)
-
-
-def script(group: click.Command, shell: str) -> str:
-    """What makes `shell`, one of `SHELLS`, complete the command line of `group`."""
-    # No source() of click's: it starts a bash to learn its version, also where the script is for another machine.
-    kind = _KINDS[shell](group, {}, "dropzone", VARIABLE)
-    return kind.source_template % kind.source_vars()

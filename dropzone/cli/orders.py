@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -39,16 +40,10 @@ Example:
 """
 
 
-def add_to(group: click.Group) -> None:
-    """Add a command for each order to `group`."""
-    for what in _ORDERS:
-        _add(group, what)
-    group.add_command(pause)
-    group.add_command(resume)
+def _order(what: str) -> click.Command:
+    """The command of an order."""
 
-
-def _add(group: click.Group, what: str) -> None:
-    @group.command(what, help=_HOW.format(what=what, does=_ORDERS[what]), short_help=_ORDERS[what])
+    @click.command(what, help=_HOW.format(what=what, does=_ORDERS[what]), short_help=_ORDERS[what])
     @click.argument("ids", metavar="ID… | - | ALL", nargs=-1, required=True, shell_complete=complete_id(what))
     @click.option("--why", default="", metavar="TEXT", help="The reason, for the history and the log.")
     @click.option("--yes", is_flag=True, help="Do not ask back for ALL.")
@@ -71,6 +66,10 @@ def _add(group: click.Group, what: str) -> None:
     if what == "retry":
         told = "With the folder's settings of now, not those of its claim."
         click.option("--anew", is_flag=True, help=told)(command)
+    return command
+
+
+hold, release, retry, accept, discard = map(_order, _ORDERS)
 
 
 def _choose(seen: Glance, what: str, ids: tuple[str, ...], *, yes: bool) -> list[str]:
@@ -86,7 +85,8 @@ def _choose(seen: Glance, what: str, ids: tuple[str, ...], *, yes: bool) -> list
                 _ask_back(what, drops)
             return [drop.id for drop in drops]
         if ids == ("-",):
-            ids = tuple(sys.stdin.read().split())
+            # Bytes, because what comes there may be of any kind, and is then told to be no ID.
+            ids = tuple(os.fsdecode(sys.stdin.buffer.read()).split())
         elif any(id == "-" or id.upper() == "ALL" for id in ids):
             raise OperatorError("- and ALL stand alone, ALL in capitals", f"Type: dropzone {what} ALL")
         return [operate.get_drop(ledger, id).id for id in ids]

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from dropzone.optipub.segments import Wanted
 
 
-def add_to(group: click.Group) -> None:
-    """Add the group of these commands to `group`."""
-    group.add_command(segment)
-
-
 @click.group()
 def segment() -> None:
     """Have segments created in OptiPub.

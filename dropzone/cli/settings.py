@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 _WARNING_DAYS = 30  # before a key ends
 
 
-def add_to(group: click.Group) -> None:
-    """Add the group of these commands to `group`."""
-    group.add_command(config)
-
-
 def key_warnings(config: Config, at: float) -> list[str]:
     """A sentence for each key that ends within 30 days of `at`, or has ended."""
     left = [(account, account.key_days_left(at)) for account in config.accounts.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from dropzone.cli.text import colour
 if TYPE_CHECKING:
     from dropzone.config import Config, Glance
 
+_CANNOT_GO_BACK = ("dumb", "unknown", "")
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of text.")
 
 
@@ -59,9 +61,10 @@ class Context:
 def repeat(lines: Callable[[], tuple[Iterable[str], bool]], *, every_s: float) -> None:
     """Show what `lines` gives, again every `every_s` seconds, until Ctrl-C or until it says that this is the end.
 
-    On a terminal it stays in its place, cut to the screen; in a pipe it is printed anew, with an empty line between.
+    On a terminal it stays in its place, cut to the screen. In a pipe, and on a terminal that cannot go back, it is
+    printed anew, with an empty line between.
     """
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in _CANNOT_GO_BACK:
         _reprint(lines, every_s)
         return
     # Only here, because loading it takes as long as answering.

@@ -59,6 +59,8 @@ def short(text: str, length: int) -> str:
 
 def pad(text: str, length: int, *, right: bool = False) -> str:
     """`text` filled up with blanks to `length` columns, in front of it with `right`."""
+    if text.isascii():  # nearly all of a long queue is
+        return text.rjust(length) if right else text.ljust(length)
     blanks = " " * (length - width(text))
     return blanks + text if right else text + blanks
 
@@ -131,11 +133,15 @@ def _pieces(word: str, most: int) -> Iterator[str]:
 
 @value
 class Column:
-    """One column: `least` is how narrow it may be made, `optional` that it may be left out where it gets tight."""
+    """One column: `least` is how narrow it may be made, and what becomes of it where it gets tight.
+
+    What is `optional` is left out before anything is cut; what is `spare` once nothing more can be cut, the last first.
+    """
 
     heading: str
     least: int | None = None
     optional: bool = False
+    spare: bool = False
     right: bool = False
 
 
@@ -163,7 +169,7 @@ def table(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _fit(columns: Sequence[Column], widths: list[int], limit: int | None) -> None:
-    """Make `widths` fit into `limit` columns: first leave out what is optional, then cut what may be cut."""
+    """Make `widths` fit into `limit` columns: what is optional goes, then names are cut, then what is spare goes."""
 
     def excess() -> int:
         shown = [each for each in widths if each]
@@ -176,9 +182,13 @@ def _fit(columns: Sequence[Column], widths: list[int], limit: int | None) -> Non
             widths[index] = 0
     while excess() > 0:
         wide = [index for index, column in enumerate(columns) if column.least and widths[index] > column.least]
-        if not wide:
+        spare = [index for index, column in enumerate(columns) if column.spare and widths[index]]
+        if wide:
+            widths[max(wide, key=widths.__getitem__)] -= 1
+        elif spare:
+            widths[spare[-1]] = 0
+        else:
             return
-        widths[max(wide, key=widths.__getitem__)] -= 1
 
 
 def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:

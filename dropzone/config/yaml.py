@@ -91,9 +91,15 @@ def plain(text: str) -> str | int | bool | Odd:
     """What a word without quotes is: a text, a decimal number, true or false; anything debatable is `Odd`."""
     if text in {"true", "false"}:
         return text == "true"
-    if _INTEGER.fullmatch(text):
+    if text in _BLANKS:
+        return Odd(text=text, kind="blank")
+    if text.lower() in _FLAGS:
+        return Odd(text=text, kind="flag")
+    if not text.startswith(_SIGNS):
+        return text
+    if re.fullmatch(_INTEGER, text):
         return int(text)
-    return next((Odd(text=text, kind=kind) for kind, pattern in _ODD if pattern.fullmatch(text)), text)
+    return next((Odd(text=text, kind=kind) for kind, pattern in _NUMBERS if re.fullmatch(pattern, text)), text)
 
 
 def is_blank(value: object) -> bool:
@@ -109,28 +115,32 @@ def subject(place: Place) -> str:
     return text.removeprefix(".")
 
 
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_ODD: tuple[tuple[Literal["blank", "flag", "number", "clock", "date"], re.Pattern[str]], ...] = (
-    ("blank", re.compile(r"~|null|Null|NULL|")),
-    ("flag", re.compile(r"(y|n|yes|no|on|off|true|false)", re.IGNORECASE)),
+# Patterns as text, which `re` compiles when it first meets a word for them: a glance at a file meets few.
+_INTEGER = r"-?(0|[1-9][0-9]{0,17})"
+_BLANKS = frozenset({"", "~", "null", "Null", "NULL"})
+_FLAGS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false"})  # in either case
+_SIGNS = tuple("+-.0123456789")  # what numbers, times and dates begin with
+_NUMBERS: tuple[tuple[Literal["number", "clock", "date"], str], ...] = (
     (
         "number",
-        re.compile(
-            r"""[-+]? ( 0[xX][0-9a-fA-F_]+ | 0[oO][0-7_]+ | 0[bB][01_]+
-                      | [0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?
-                      | \.[0-9][0-9_]*([eE][-+]?[0-9]+)? | \.(inf|Inf|INF|nan|NaN|NAN) )""",
-            re.VERBOSE,
-        ),
+        r"""(?x) [-+]? ( 0[xX][0-9a-fA-F_]+ | 0[oO][0-7_]+ | 0[bB][01_]+
+                       | [0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?
+                       | \.[0-9][0-9_]*([eE][-+]?[0-9]+)? | \.(inf|Inf|INF|nan|NaN|NAN) )""",
     ),
-    ("clock", re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")),
-    ("date", re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")),
+    ("clock", r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"),
+    ("date", r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?"),
 )
 
 # YAML 1.1 ends lines at NEL, LS and PS, where no editor does: the lines that we name would be others than those shown.
-# (Alternatives, not one class: a class that reaches past U+00FF takes milliseconds to compile, at every start.)
-_UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\u2028|\u2029|\ufeff|\ufffe|\uffff")
+# (Alternatives, not one class: a class that reaches past U+00FF takes milliseconds to compile.)
+_UNREADABLE = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\u2028|\u2029|\ufeff|\ufffe|\uffff"
 # What escapes in double quotes can still bring in. A tab passes, for the delimiter's own message.
-_UNPRINTABLE = re.compile("[\x00-\x08\n-\x1f\x7f-\x9f]|\u2028|\u2029|[\ud800-\udfff]")
+_UNPRINTABLE = "[\x00-\x08\n-\x1f\x7f-\x9f]|\u2028|\u2029|[\ud800-\udfff]"
+
+
+def _search(pattern: str, text: str) -> re.Match[str] | None:
+    """Where one of these characters stands. Most texts are spared the search: none of the characters is printable."""
+    return None if text.isprintable() else re.search(pattern, text)
 
 
 class _BrokenError(Exception):
@@ -151,7 +161,7 @@ def _decode(content: bytes) -> str:
         mark = _after(content[: error.start].decode())
         what = f"is not UTF-8: byte 0x{content[error.start]:02x}"
         raise _BrokenError(mark, what, "save the file as UTF-8") from None
-    if found := _UNREADABLE.search(text):
+    if not text.replace("\n", "").isprintable() and (found := re.search(_UNREADABLE, text)):
         mark = _after(text[: found.start()])
         what = f"a character that cannot be shown stands here: U+{ord(found[0]):04X}"
         raise _BrokenError(mark, what, "take it out")
@@ -220,7 +230,7 @@ class _Composer:
             self._refuse(event, place, "a tag (!) is not supported", hint)
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> object:
-        if found := _UNPRINTABLE.search(event.value):
+        if found := _search(_UNPRINTABLE, event.value):
             self._refuse(event, place, *_unprintable(found[0]))
             return REFUSED
         if event.tag is not None:
@@ -251,7 +261,7 @@ class _Composer:
             return None
         place = (*mapping, event.value)
         self._check_properties(event, place)
-        if found := _UNPRINTABLE.search(event.value):
+        if found := _search(_UNPRINTABLE, event.value):
             self._refuse(event, place, *_unprintable(found[0]))
             return None
         if event.value in values:

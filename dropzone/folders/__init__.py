@@ -31,24 +31,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from dropzone import readiness
+from dropzone import places, readiness
 from dropzone.drop import Drop, is_id
 from dropzone.errors import FolderError
 from dropzone.folders import filing, layout
 from dropzone.folders.filing import Verdict, clear, move
 from dropzone.folders.inbox import Inbox, faults_of, opened_inbox, read_marker
-from dropzone.folders.places import (
-    CHECKS,
-    LOG,
-    MARKER,
-    ORIGIN,
-    ORIGINAL,
-    PREPARED,
-    REJECTS,
-    path_in,
-    without_extension,
-    work_of,
-)
 from dropzone.folders.system import (
     CREATE,
     OPEN_DIR,
@@ -62,9 +50,20 @@ from dropzone.folders.system import (
     sync_all,
     translated,
 )
+from dropzone.places import (
+    CHECKS,
+    LOG,
+    MARKER,
+    ORIGIN,
+    ORIGINAL,
+    PREPARED,
+    REJECTS,
+    without_extension,
+    work_of,
+)
 from dropzone.readiness import Look, Seen, marker_name
 
-if TYPE_CHECKING:  # the models are slow to load, and `where_is` is asked without them
+if TYPE_CHECKING:  # the models are slow to load
     from dropzone.config import Config, Folder
 
 MARK = ".ledger"  # in work/: which ledger knows the drops in it
@@ -489,13 +488,7 @@ class Folders:
 
     def where_is(self, drop: Drop) -> Path | None:
         """Where the original of `drop` lies now, or None when it is in none of its places."""
-        place = f"{work_of(drop)}/{ORIGINAL}"
-        if os.path.lexists(place):  # so it is while anything is done with it, which asks again and again
-            return Path(place)
-        places = [drop.path] if drop.path else []
-        if drop.verdict_at is not None:
-            places += [path_in(drop, verdict) for verdict in ("done", "failed")]
-        return next((Path(drop.base, path) for path in places if os.path.lexists(f"{drop.base}/{path}")), None)
+        return places.where_is(drop)
 
     def is_gone(self, drop: Drop) -> bool:
         """Whether the original of `drop` is in none of its places, and work/ is there to tell.

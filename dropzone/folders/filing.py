@@ -17,7 +17,6 @@ from pathlib import Path
 from dropzone.drop import Drop
 from dropzone.errors import FolderError
 from dropzone.folders import layout
-from dropzone.folders.places import LOG, ORIGINAL, OURS, REJECTS, path_in, without_extension, work_of
 from dropzone.folders.system import (
     CREATE,
     look_at,
@@ -28,6 +27,7 @@ from dropzone.folders.system import (
     sync_path,
     translated,
 )
+from dropzone.places import LOG, ORIGINAL, OURS, REJECTS, path_in, without_extension, work_of
 
 Step = Callable[[str], None]
 

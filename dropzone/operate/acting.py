@@ -22,22 +22,22 @@ class User:
 
 def daemon_user(state_dir: Path, unit_user: str = "") -> User:
     """The unit's user if it has one, else the owner of the state folder, else whoever asks."""
+    uid, gid = _owner(state_dir)
     try:
-        entry = pwd.getpwnam(unit_user) if unit_user else pwd.getpwuid(_owner(state_dir))
-    except KeyError:
-        entry = None
-    if entry is None:
-        uid, gid = os.geteuid(), os.getegid()
-        return User(name=f"uid {uid}", uid=uid, gid=gid, groups=tuple(os.getgroups()))
+        entry = pwd.getpwnam(unit_user) if unit_user else pwd.getpwuid(uid)
+    except KeyError:  # a number without a name, as containers have them
+        groups = tuple(os.getgroups()) if uid == os.geteuid() else (gid,)
+        return User(name=f"uid {uid}", uid=uid, gid=gid, groups=groups)
     groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
     return User(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups)
 
 
-def _owner(state_dir: Path) -> int:
+def _owner(state_dir: Path) -> tuple[int, int]:
     try:
-        return state_dir.stat().st_uid
+        found = state_dir.stat()
     except OSError:
-        return os.geteuid()
+        return os.geteuid(), os.getegid()
+    return found.st_uid, found.st_gid
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dropzone.account import AccountFacts, Condition
 from dropzone.drop import FINISHED, Drop, Entry, State
 from dropzone.errors import OperatorError, printable
 from dropzone.ledger import Attempt, Pause, Reader, SegmentFacts, Standing
+from dropzone.places import where_is
 from dropzone.progress import Step
 from dropzone.values import value
 
@@ -222,9 +223,11 @@ def overview(
 ) -> Overview:
     """How the configured `folders` and `accounts` (name to days left of the key) stand, and others with open drops."""
     standings: dict[str, list[Standing]] = {}
+    named = set(accounts)
     for standing in ledger.standings():
         standings.setdefault(standing.folder, []).append(standing)
-    facts = {name: ledger.account_facts(name) for name in {*accounts, *(each.account for each in ledger.standings())}}
+        named.add(standing.account)
+    facts = {name: ledger.account_facts(name) for name in named}
     accepted, pauses = ledger.accepted_last(), ledger.paused_folders()
     names = [*folders, *sorted(standings.keys() - set(folders))]
     failed = ledger.failed_since(now - _DAY_S, folders=names)
@@ -287,9 +290,11 @@ class Shown:
 
 def get_drop(ledger: Reader, id: str) -> Drop:
     """The one drop whose ID is, begins with or else ends in `id`, in either case. Raises OperatorError."""
-    wanted = id.upper()
-    found = ledger.find_drops(prefix=wanted, limit=6) if id else []
-    if not found and len(id) >= 4:  # the last four are how people name a drop aloud
+    if not id.strip():  # a variable of a script that is empty
+        raise OperatorError("an ID is missing", "'dropzone queue' lists what is there")
+    wanted, like_one = id.upper(), id.isascii() and id.isalnum()
+    found = ledger.find_drops(prefix=wanted, limit=6) if like_one else []
+    if not found and like_one and len(id) >= 4:  # the last four are how people name a drop aloud
         found = ledger.find_drops(suffix=wanted, limit=6)
     if not found:
         raise OperatorError(f"there is no drop {printable(id)}", "'dropzone queue' lists what is there")
@@ -311,13 +316,6 @@ def show(ledger: Reader, id: str, *, health: Health | None = None) -> Shown:
         path=where_is(drop),
         step=health.steps.get(drop.id) if health else None,
     )
-
-
-def where_is(drop: Drop) -> Path | None:
-    """Where the original of `drop` lies now, or None when it is in none of its places."""
-    from dropzone.folders import Folders
-
-    return Folders().where_is(drop)
 
 
 def check_folder(name: str, known: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from dropzone.drop import (
 )
 from dropzone.errors import OperatorError, printable
 from dropzone.ledger import Ledger, Pause, Reader
-from dropzone.operate.asking import where_is
+from dropzone.places import where_is
 from dropzone.policy import UNSURE, held, may_be_taken, settings_of
 
 if TYPE_CHECKING:  # the models are slow to load, and most orders need none

@@ -6,11 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
 from dropzone import receipt
 from dropzone.account import Condition
-from dropzone.cli.render.printing import RELOAD, marked, one_line, stamp
+from dropzone.cli.render.printing import RELOAD, START, marked, one_line, stamp
 from dropzone.cli.render.waiting import COLOURS, step_member, when
 from dropzone.cli.text import Column, Row, age, below, many, table
 from dropzone.errors import printable
@@ -21,12 +19,12 @@ _STATUS = (
     Column(heading=""),
     Column(heading="FOLDER", least=8),
     Column(heading="WAITING", right=True),
-    Column(heading="OLDEST", right=True),
+    Column(heading="OLDEST", right=True, spare=True),
     Column(heading="HELD", right=True),
     Column(heading="FAILED", right=True),
-    Column(heading="NEXT"),
-    Column(heading="ACCEPTED"),
-    Column(heading="ROWS", right=True),
+    Column(heading="NEXT", spare=True),
+    Column(heading="ACCEPTED", spare=True),
+    Column(heading="ROWS", right=True, spare=True),
 )
 
 
@@ -47,16 +45,17 @@ def status(seen: Overview, now: float) -> Iterator[str]:
 
 def _health(health: Health, now: float) -> Iterator[str]:
     if not health.running:
-        yield click.style("!", fg="red") + " no daemon runs here: nothing is taken over and nothing is sent"
+        yield from marked("!", "red", "no daemon runs here: nothing is taken over and nothing is sent", gap=1)
+        yield from below(START)
         return
     if health.unasked:
-        yield click.style("!", fg="yellow") + f" a daemon runs, but tells nothing: {one_line(health.unasked)}"
+        yield from marked("!", "yellow", f"a daemon runs, but tells nothing: {one_line(health.unasked)}", gap=1)
         return
     since = f" for {age(now - health.since)}" if health.since is not None else ""
     version = f", version {one_line(health.version)}" if health.version else ""
     pid = f", pid {health.pid}" if health.pid else ""
-    mark = click.style("!", fg="red") if health.fault else click.style("+", fg="green")
-    yield f"{mark} the daemon runs{since}{version}{pid}"
+    mark, colour = ("!", "red") if health.fault else ("+", "green")
+    yield from marked(mark, colour, f"the daemon runs{since}{version}{pid}", gap=1)
     if health.outdated:
         yield from below(f"it goes by an older configuration than the file's. {RELOAD}")
     if health.fault:

@@ -14,6 +14,7 @@ from dropzone import receipt
 from dropzone.cli.text import below
 from dropzone.errors import printable
 
+START = "Start it: systemctl start dropzone"
 RELOAD = "Type: dropzone config check && systemctl reload dropzone"
 
 
@@ -40,7 +41,7 @@ def error(message: str, hint: str) -> None:
 
 def no_daemon(so: str) -> None:
     """That none runs, what follows from it, and what starts it; on stderr."""
-    error(f"no daemon runs here, so {so}", "Start it: systemctl start dropzone")
+    error(f"no daemon runs here, so {so}", START)
 
 
 def one_line(text: str) -> str:

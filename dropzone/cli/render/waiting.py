@@ -32,10 +32,10 @@ _QUEUE = (
     Column(heading="STATE", optional=True),
     Column(heading="FOLDER", least=8),
     Column(heading="NAME", least=8),
-    Column(heading="SIZE", right=True),
+    Column(heading="SIZE", right=True, spare=True),
     Column(heading="AGE", right=True),
-    Column(heading="TRIES", right=True),
-    Column(heading="NEXT"),
+    Column(heading="TRIES", right=True, spare=True),
+    Column(heading="NEXT", spare=True),
 )
 
 
@@ -115,7 +115,8 @@ def ages(counted: Sequence[Ages]) -> Iterator[str]:
         return
     headings = [f"<{age(end)}" for end in AGES] + [f">{age(AGES[-1])}"]
     columns = [Column(heading="FOLDER", least=8), Column(heading="ALL", right=True)]
-    columns += [Column(heading=heading, right=True) for heading in headings]
+    # On a narrow screen the youngest go: what is old is why somebody asks.
+    columns += [Column(heading=heading, right=True, spare=index < 5) for index, heading in enumerate(headings)]
     rows = [
         Row(cells=(line.folder, str(sum(line.counts)), *(str(count or "-") for count in line.counts)))
         for line in counted

@@ -1,5 +1,6 @@
 """Where a drop's files lie and how they are called: a function of its row, so that it is the same after any crash.
 
+Whoever asks where a file is needs this alone, and not all that `folders` has for moving it there.
 Paths are plain strings in here: each drop asks for a dozen, and making a `Path` costs more than many a system call.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 from dropzone.drop import Drop
 
@@ -27,6 +29,17 @@ def path_in(drop: Drop, verdict: str) -> str:
     assert drop.verdict_at is not None
     date = datetime.fromtimestamp(drop.verdict_at, UTC).date().isoformat()
     return f"{verdict}/{drop.folder}/{date}/{_stem(drop.name)}.{drop.id}{extension(drop.name)}"
+
+
+def where_is(drop: Drop) -> Path | None:
+    """Where the original of `drop` lies now, or None when it is in none of its places."""
+    place = f"{work_of(drop)}/{ORIGINAL}"
+    if os.path.lexists(place):  # so it is while anything is done with it, which asks again and again
+        return Path(place)
+    places = [drop.path] if drop.path else []
+    if drop.verdict_at is not None:
+        places += [path_in(drop, verdict) for verdict in ("done", "failed")]
+    return next((Path(drop.base, path) for path in places if os.path.lexists(f"{drop.base}/{path}")), None)
 
 
 def without_extension(name: str) -> str:
