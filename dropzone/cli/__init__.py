@@ -6,6 +6,7 @@ loaded whose command was typed.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -26,6 +27,8 @@ from dropzone.cli.text import colour
 from dropzone.errors import ConfigError, DropzoneError
 
 _GARBAGE = 50_000  # objects until it is looked for: loading modules makes none, and looking was a tenth of an answer
+
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what a disk says that takes no more of an answer
 
 _HOMES = {
     "asking": ("status", "queue", "show", "why", "plan", "check"),
@@ -119,9 +122,8 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - the lowest number that is free, until the end
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, TextIOWrapper):  # standard error does so by itself
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _give_up_output() -> None:
@@ -152,7 +154,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(Exit.INTERRUPTED)
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno not in _UNWRITTEN:
             raise  # a fault of ours, to be seen whole: no module lets one of a file through
         _give_up_output()
         with suppress(OSError):
