@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import dropwhile
+from itertools import dropwhile, takewhile
 from typing import BinaryIO, Protocol, TypeVar, assert_never, cast
 
 from dropzone import policy, receipt, sheet
@@ -353,9 +353,7 @@ class Pipeline:
 
     def _give_way(self, drop: Drop, newer: str) -> Drop:
         """Supersede the drop and those between the two: each of them would have the newer one checked once more."""
-        for between in self._behind(drop):
-            if between.id == newer:
-                break
+        for between in takewhile(lambda each: each.id != newer, self._behind(drop)):
             if policy.settings_of(between).supersede and not self._was_offered(between) and self._waits(between):
                 with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
                     self._commit(between, Superseded(newer=newer))
@@ -378,9 +376,8 @@ class Pipeline:
 
     def _supersede_held(self, drop: Drop) -> None:
         """File older full loads that are held and were never sent: released later, they would undo this one."""
-        for older in self._ledger.find_drops(states=[State.HELD, State.QUEUED], folder=drop.folder):
-            if older.id == drop.id:
-                break
+        open_ones = self._ledger.find_drops(states=[State.HELD, State.QUEUED], folder=drop.folder)
+        for older in takewhile(lambda each: each.id != drop.id, open_ones):
             if older.state is State.HELD and not older.tries and not self._was_offered(older):
                 with suppress(IllegalEvent):  # somebody has given an order for it just now: that counts
                     self._commit(older, Superseded(newer=drop.id))

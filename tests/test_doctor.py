@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import resource
 import socket
 import ssl
 import threading
@@ -16,12 +17,14 @@ from pathlib import Path
 import pytest
 import trustme
 from scene import KEY, Scene, make_scene
+from unprivileged import as_nobody
+from wire import Peer, Server, reading_the_head
 
 from dropzone import __version__, wiring
 from dropzone import config as configuration
 from dropzone.config import Account
-from dropzone.errors import DropzoneError, LedgerError
-from dropzone.folders.probing import mount_of
+from dropzone.errors import DropzoneError, FolderError, LedgerError
+from dropzone.folders.probing import find_unreadable, mount_of, try_inotify
 from dropzone.operate import Health
 from dropzone.operate.acting import User, acting_as, daemon_user
 from dropzone.operate.doctor import Patient, Remark, Severity, examine
@@ -369,6 +372,89 @@ def test_reaching_through_a_proxy_ends_in_the_same_handshake(tmp_path: Path) -> 
         reached = reach(proxied, now=0.0)
     assert reached.tls == "TLSv1.3"
     assert heard[1] == b""
+
+
+def test_a_proxy_that_is_spoken_to_by_tls_lets_through(tmp_path: Path) -> None:
+    """Its own certificate is verified first; the handshake with the server behind it is inside."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    outer = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(outer)
+
+    inner = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(inner)
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.say(b"HTTP/1.1 200 OK\r\n\r\n")
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        secured = inner.wrap_bio(incoming, outgoing, server_side=True)
+        while True:
+            try:
+                secured.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                peer.say(outgoing.read())
+                if not (piece := peer.socket.recv(65536)):
+                    return
+                incoming.write(piece)
+        peer.say(outgoing.read())
+        ended.set()
+
+    ended = threading.Event()
+    with Server(script, tls=outer) as server:
+        proxy = f"https://localhost:{server.port}"
+        found = reach(account("https://127.0.0.1:9", proxy=proxy, ca_file=str(tmp_path / "ca.pem")), now=0.0)
+        assert server.heads[0].startswith(b"CONNECT 127.0.0.1:9 HTTP/1.1")
+        assert ended.wait(20.0)
+    assert found.tls == "TLSv1.3"
+    assert found.certificate_days is not None
+
+
+def test_a_proxy_that_says_nothing_is_told(tmp_path: Path) -> None:
+    """It takes the connection, hears where it is to connect to, and hangs up."""
+    with Server(reading_the_head(lambda peer: None)) as server:
+        proxied = account("https://optipub.example.com", proxy=server.url)
+        with pytest.raises(DropzoneError, match=r"does not connect to optipub\.example\.com:443: nothing"):
+            reach(proxied, now=0.0)
+
+
+def test_a_server_that_hangs_up_in_the_handshake_is_told() -> None:
+    """It speaks no TLS, say."""
+    with Server(lambda peer: None) as server, pytest.raises(DropzoneError, match=r"127\.0\.0\.1"):
+        reach(account(server.url.replace("http:", "https:")), now=0.0)
+
+
+def test_a_machine_without_descriptors_cannot_watch() -> None:
+    """The kernel's own words, as for the limits of inotify."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(FolderError, match="Too many open files"):
+            try_inotify()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try_inotify()
+
+
+@as_root
+def test_which_files_of_an_inbox_this_user_may_not_read(tmp_path: Path) -> None:
+    """What is gone by now, or no file, is nobody's fault."""
+    for name in ("open.csv", "shut.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "shut.csv").chmod(0o600)
+    (tmp_path / "folder.csv").mkdir()
+    names = [b"open.csv", b"shut.csv", b"gone.csv", b"folder.csv"]
+    with as_nobody(owns=[tmp_path]):
+        assert find_unreadable(tmp_path, names) == [b"shut.csv"]
+
+
+def test_a_server_that_does_not_shake_hands_is_not_waited_for(tmp_path: Path) -> None:
+    """It takes the connection and says nothing: told within the time that a connection may take."""
+    with Server(Peer.hold) as server:
+        silent = account(server.url.replace("http:", "https:"), timeouts={"connect": "200ms"})
+        with pytest.raises(DropzoneError, match=r"no connection to 127\.0\.0\.1:\d+ within 0\.2 s"):
+            reach(silent, now=0.0)
 
 
 def test_a_certificate_that_ends_soon_is_a_warning(scene: Scene, tmp_path: Path) -> None:

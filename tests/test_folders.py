@@ -20,7 +20,7 @@ from dropzone.errors import FolderError
 from dropzone.folders import Claim, Folders, Mark, Wanted, system
 from dropzone.folders.filing import Verdict
 from dropzone.folders.inbox import _readable, opened_inbox, read_marker
-from dropzone.folders.system import sync_all
+from dropzone.folders.system import is_local, sync_all
 from dropzone.readiness import Look, Seen
 
 AT = 1_795_400_000.0  # 2026-11-23T05:33:20Z
@@ -448,6 +448,38 @@ def test_a_file_system_that_is_not_known_as_local_is_not_believed(folder: Folder
     with opened_inbox(folder.model_copy(update={"path": Path("/sys/kernel")})) as inbox:
         assert not inbox.is_local
         assert inbox.listing() is None
+
+
+def test_a_descriptor_that_tells_no_file_system_is_not_believed() -> None:
+    """Nothing is known of it, so nothing is taken for granted."""
+    assert not is_local(-1)
+
+
+def test_a_check_may_end_twice(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """What cuts it off between its end and the row has it ended once more."""
+    drop = taken(scene, folders, folder)
+    assert folders.begin_check(drop) == 0
+    folders.end_check(drop)
+    folders.end_check(drop)
+    assert folders.begin_check(drop) == 0
+    assert folders.begin_check(drop) == 1
+
+
+def test_a_file_that_goes_while_it_is_filed_is_told(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """Its log may lie there by then, but it is not called filed."""
+    drop = taken(scene, folders, folder)
+    (scene.config.root / "work" / drop.id / "original").unlink()
+    with pytest.raises(FolderError, match="cannot file"):
+        folders.file(drop, "done", "log\n")
+
+
+def test_what_is_not_ours_in_work_stays_there(scene: Scene, folders: Folders, folder: Folder) -> None:
+    """Somebody has laid it beside the original: the drop is filed, and its folder keeps the rest."""
+    drop = taken(scene, folders, folder)
+    place = scene.config.root / "work" / drop.id
+    (place / "notes.txt").write_text("look at this one")
+    folders.file(drop, "done", "log\n")
+    assert [path.name for path in place.iterdir()] == ["notes.txt"]
 
 
 def spoiled(path: Path) -> None:

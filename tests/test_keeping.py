@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -111,6 +112,13 @@ def test_the_row_stays_without_its_history(scene: Scene, sandbox: Sandbox) -> No
     assert "its files were deleted, as the folder keeps them for 90 days" in out
     (shown,) = objects(scene, "show", done.id)
     assert (shown["file"], [each["event"] for each in shown["events"]]) == (None, ["Accepted", "Expired"])
+
+
+def test_a_folder_that_has_nothing_filed_yet_has_nothing_old(scene: Scene) -> None:
+    """Its place in done/ is made with the first file, and may have been taken away."""
+    shutil.rmtree(scene.config.root / "done" / "acme")
+    now = scene.clock.wall + 999 * DAY
+    assert list(find_old(scene.config.root, "done", "acme", keep_s=DAY, now=now)) == []
 
 
 def test_without_retention_nothing_ever_goes(scene: Scene) -> None:

@@ -33,7 +33,7 @@ from dropzone.drop import (
     Withheld,
 )
 from dropzone.errors import IllegalEvent, LedgerError, Problem
-from dropzone.ledger import Ledger
+from dropzone.ledger import Ledger, SegmentNote
 from dropzone.ledger.schema import MIGRATIONS
 from dropzone.ledger.sqlite import SQLiteLedger, SQLiteReader
 
@@ -113,6 +113,16 @@ def test_an_illegal_event_changes_nothing(ledger: Ledger) -> None:
         ledger.commit("A1", CLAIMED, at=9.0)
     assert ledger.find_drop("A1") == before
     assert len(ledger.history("A1")) == 1
+
+
+def test_a_text_that_cannot_be_stored_is_refused_and_changes_nothing(ledger: Ledger) -> None:
+    """Half of a character, as JSON can carry it."""
+    note = SegmentNote(by="ann", at=1.0)
+    with pytest.raises(LedgerError, match="cannot be written down"):
+        ledger.note_segment("main", "Leads \ud800", note)
+    assert ledger.segment_notes() == {}
+    ledger.note_segment("main", "Leads", note)
+    assert ledger.segment_notes() == {("main", "Leads"): note}
 
 
 def test_several_claims_are_one_commit(ledger: Ledger) -> None:

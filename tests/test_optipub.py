@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import Peer, Server, answer, answering, dripping, reading_it_all, saying, tunnel
 
-from dropzone import __version__
+from dropzone import __version__, optipub
 from dropzone.config import Account, Folder, load
 from dropzone.drop import Accepted, Deferred, Drop, Lost, Refused, State, apply
 from dropzone.errors import DropzoneError, FolderError
@@ -390,6 +390,13 @@ def test_an_upload_under_way_keeps_its_limit_when_the_account_is_closed(client: 
         event = upload.send()
     assert isinstance(event, Lost)
     assert "gave no whole answer within 0.5 s" in event.cause
+
+
+def test_the_package_has_these_names_and_no_others() -> None:
+    """What is misspelled is an error, though the client is imported only when it is asked for."""
+    assert optipub.OptiPub.__module__ == "dropzone.optipub.client"
+    with pytest.raises(AttributeError, match="no attribute 'OptiPup'"):
+        _ = optipub.OptiPup
 
 
 def test_without_a_thread_to_spare_an_answer_is_still_read(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

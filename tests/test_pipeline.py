@@ -7,6 +7,7 @@ import errno
 import gzip
 import hashlib
 import os
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -572,6 +573,24 @@ def test_a_file_that_somebody_took_out_of_work_is_held_at_once(scene: Scene) -> 
         drop = run(turn, drop)
         assert (drop.state, drop.guard, turn.faults) == (State.HELD, "missing", [])
         assert "its file is gone" in drop.reason
+
+
+def test_a_file_that_cannot_be_looked_for_is_not_called_missing(scene: Scene, sandbox: Sandbox) -> None:
+    """No descriptors are left to open work/ with: the machine is at fault, and nothing is held."""
+    with scene.turn() as turn:
+        drop = claimed(turn)
+        original = scene.config.root / "work" / drop.id / "original"
+        original.rename(scene.at / "aside")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            with pytest.raises(FolderError, match="Too many open files"):
+                turn.pipeline.run(drop.id)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert now(turn, drop).state is State.QUEUED
+        (scene.at / "aside").rename(original)
+        assert run(turn, drop).state is State.DONE
 
 
 def test_an_unexpected_error_while_sending_leaves_the_outcome_unknown(scene: Scene, sandbox: Sandbox) -> None:

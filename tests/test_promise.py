@@ -193,13 +193,23 @@ FAULTS = {
         "power.power_cuts_in_the_middle_of_the_work",
         "pipeline.a_drop_found_sending_at_the_start_is_unknown",
     ],
-    "disk or quota full, read-only, I/O error, too many open files": [
+    "disk or quota full, read-only, I/O error, too many open files, no thread left": [
+        "filing.a_fault_of_the_machine_at_each_effect_of_a_batch",
+        "threads.without_any_thread_sending_pauses_and_heals",
         "daemon.a_full_disk_pauses_everything_with_one_alert_and_heals_by_itself",
         "hostile.a_full_disk_takes_nothing_and_loses_nothing",
         "hostile.a_file_system_that_turns_read_only_takes_nothing",
         "incidents.the_disk_is_full",
         "pipeline.a_fault_of_the_machine_judges_nothing",
         "optipub.no_file_descriptors_left_here_is_our_own_fault",
+    ],
+    "the mount with `work/` is gone": [
+        "filing.work_that_is_away_is_waited_for",
+        "filing.a_check_waits_for_work_that_is_away",
+    ],
+    "`done/` or `failed/` cannot be written": [
+        "pipeline.a_verdict_that_cannot_be_filed_is_filed_later",
+        "filing.what_cannot_be_filed_for_long_is_told_once",
     ],
     "the clock jumps": [
         "delivery.a_clock_that_jumps_keeps_nothing_waiting",
@@ -271,6 +281,8 @@ IN_SHORT = {
         "SIGTERM",
         "SIGKILL",
         "disk or quota",
+        "the mount with",
+        "`done/` or `failed/`",
         "the clock jumps",
     ),
     "a file that ends the program, an error of ours, a file that is gone": (

@@ -200,7 +200,9 @@ def test_names_of_csv_files_are_wanted(folder: Folder, name: str) -> None:
 
 def test_a_folder_can_ignore_more(folder: Folder) -> None:
     """`ignore` is added to the built-in list."""
-    assert why_ignored("test-1.csv", folder.model_copy(update={"ignore": ("TEST-*",)}))
+    folder = folder.model_copy(update={"ignore": ("old-*", "TEST-*")})
+    assert "TEST-*" in why_ignored("test-1.csv", folder)
+    assert why_ignored("new-1.csv", folder) == ""
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from console import ask, command
 from scene import KEY, Scene, make_scene
+from wire import Peer, Server, reading_it_all
 
 from dropzone import wiring
 from dropzone.errors import OperatorError
@@ -123,6 +124,16 @@ def test_the_same_is_not_created_twice_by_accident(scene: Scene, sandbox: Sandbo
 
 
 # ------------------------------------------------------------------------------------------------- a lost answer
+
+
+def test_a_server_that_says_nothing_may_have_made_it(tmp_path: Path) -> None:
+    """It has the whole request: waited for as long as an answer may take, then somebody has to look."""
+    with Server(reading_it_all(Peer.hold)) as server:
+        scene = make_scene(tmp_path, server.url, account=["timeouts: {connect: 2s, write: 2s, read: 300ms}"])
+        code, _, err = ask(scene, *BY_NAME)
+    assert code == 1
+    assert "gave no whole answer within 0.3 s, after the whole request had left" in err
+    assert len(server.bodies) == 1
 
 
 @pytest.mark.parametrize("fault", ["lost_answer", "bad_json", "cut_body"])

@@ -9,6 +9,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from dropzone import control, operate
 from dropzone.account import AccountFacts, Condition
 from dropzone.answering import Answering
 from dropzone.control import Control
-from dropzone.drop import Accepted, Drop, Event, State, make_id
+from dropzone.drop import POLICY, Accepted, Attempted, Drop, Event, Lost, Report, Resent, State, make_id
 from dropzone.errors import OperatorError
+from dropzone.pipeline import DISTURBED_S
 from dropzone.progress import Board
 from dropzone.sandbox import Sandbox
 
@@ -503,3 +505,37 @@ def test_a_full_load_that_may_be_in_optipub_is_not_called_superseded(start: Star
     assert kit.states() == {"a.csv": State.DONE, "b.csv": State.DONE}
     assert not drop(kit, "a.csv").spared
     assert [each.first[0] for each in sandbox.imports] == ["a@example.com", "b@example.com"]
+
+
+def test_a_full_load_of_no_record_is_held_whatever_comes_after_it(start: Start, sandbox: Sandbox) -> None:
+    """It may be in OptiPub, so nobody may say that it was not sent, also where it waits for nothing but a look."""
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true}")
+    adopted_unsure(kit)
+    switch(kit, "pause", "folder", "acme")
+    put(kit, "b.csv")
+    switch(kit, "resume", "folder", "acme")
+    newer = drop(kit, "b.csv").id
+    kit.daemon._pipeline.run(newer)  # as by a daemon whose lanes did not keep it waiting
+    assert {name: state.value for name, state in kit.states().items()} == {"a.csv": "held", "b.csv": "done"}
+    order(kit, "accept", "a.csv")
+    assert not drop(kit, "a.csv").spared
+
+
+def test_opt_outs_come_after_sign_ups_that_are_sent_again(start: Start, sandbox: Sandbox) -> None:
+    """A repeat is under way: had the opt-outs arrived first, it would sign those people up again."""
+    kit = start(ACME, "out: {segment_id: 2, mode: unsubscribe}")
+    switch(kit, "pause", "account", "main")
+    put(kit, "in.csv")
+    put(kit, "out.csv", folder="out")
+    signing, leaving = drop(kit, "in.csv"), drop(kit, "out.csv")
+    first = Attempted(n=1, digest="0" * 64, size=1, report=Report())
+    for event in (first, Lost(cause="x", sent=1), Resent(by=POLICY, why="x"), replace(first, n=2, repeats=1)):
+        kit.ledger.commit(signing.id, event, at=kit.scene.clock.wall)
+    kit.daemon._gates.note("main", AccountFacts())
+    due_at = kit.daemon._pipeline.run(leaving.id)
+    assert due_at == kit.scene.clock.wall + DISTURBED_S
+    assert "people who leave must come after them" in drop(kit, "out.csv").reason
+    assert not sandbox.imports
+    kit.ledger.commit(signing.id, Accepted(status=201, body=""), at=kit.scene.clock.wall)
+    kit.daemon._pipeline.run(leaving.id)
+    assert [each.segment for each in sandbox.imports] == [2]

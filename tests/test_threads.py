@@ -14,6 +14,7 @@ from scene import KEY, make_scene
 
 from dropzone.daemon import ENVIRONMENT_S
 from dropzone.drop import State
+from dropzone.folders import system
 from dropzone.folders.system import sync_all
 from dropzone.sandbox import Sandbox
 from dropzone.sheet.behind import Behind
@@ -66,6 +67,26 @@ def test_what_found_no_thread_is_never_done() -> None:
     assert done == ["after"]
 
 
+def test_what_another_thread_has_taken_up_by_then_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It becomes free right when the machine refuses a further one: nobody is told that it was not done."""
+    free, taken = threading.Event(), threading.Event()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if not thread.name.startswith("few"):
+            return start(thread)
+        free.set()
+        taken.wait(PATIENCE_S)
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    with Pool(2, "few") as pool:
+        first = pool.submit(free.wait, PATIENCE_S)
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        pool.submit(taken.set).result(PATIENCE_S)
+        assert first.result(PATIENCE_S)
+
+
 def test_what_goes_wrong_in_a_thread_is_told_to_who_waits_for_it() -> None:
     """As `concurrent.futures` does it, with the same error."""
     with Pool(1, "few") as pool, pytest.raises(ValueError, match="invalid literal"):
@@ -83,10 +104,14 @@ def test_slow_work_that_finds_no_thread_is_done_at_once() -> None:
     assert by == [threading.current_thread().name, "few_0"]
 
 
-def test_syncs_that_find_no_thread_are_made_one_after_the_other(tmp_path: Path) -> None:
+def test_syncs_that_find_no_thread_are_made_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each is made, and each error is told of the one that has it."""
     files = [os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT) for name in "abc"]
     os.close(files[1])
+    monkeypatch.setattr(system, "_crew", system._crew)
+    system._renew_crew()  # as in a child of ours: without the threads that are there from before
     with machine("sync"):
         first, second, third = sync_all(files)
     assert (first, third) == (None, None)

@@ -43,15 +43,15 @@ def reach(account: Account, *, now: float) -> Reached:
             address = str(line.getpeername()[0])
             if target.scheme != "https":
                 return Reached(address=address, seconds=time.monotonic() - began)
-            with tls_context(account).wrap_socket(line, server_hostname=target.hostname) as secured:
-                certificate = secured.getpeercert() or {}
-                ends_at = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
-                return Reached(
-                    address=address,
-                    seconds=time.monotonic() - began,
-                    tls=secured.version() or "",
-                    certificate_days=int((ends_at - now) // 86400),
-                )
+            secured = _shake_hands(line, tls_context(account), target.hostname)
+            certificate = secured.getpeercert() or {}
+            ends_at = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
+            return Reached(
+                address=address,
+                seconds=time.monotonic() - began,
+                tls=secured.version() or "",
+                certificate_days=int((ends_at - now) // 86400),
+            )
     except OSError as error:
         limits = account.timeouts
         broken = in_words(error, target.netloc, limits.connect, limits.write, limits.read)
@@ -61,6 +61,24 @@ def reach(account: Account, *, now: float) -> Reached:
 
 
 _LOOK = "Look at this machine's DNS, its routes and its firewall, and at the account's base_url"
+
+
+def _shake_hands(line: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLObject:
+    """The TLS of `host` at the other end of `line`, which may be TLS itself: no socket can be laid around that one."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secured = context.wrap_bio(incoming, outgoing, server_hostname=host)
+    while True:
+        try:
+            secured.do_handshake()
+        except ssl.SSLWantReadError:
+            line.sendall(outgoing.read())
+            if piece := line.recv(1 << 16):
+                incoming.write(piece)
+            else:
+                incoming.write_eof()
+        else:
+            line.sendall(outgoing.read())
+            return secured
 
 
 @contextlib.contextmanager
