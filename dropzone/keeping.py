@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from dropzone.config import Config, Folder
 from dropzone.drop import FINISHED, Expired
-from dropzone.errors import FolderError
+from dropzone.errors import FolderError, IllegalEvent
 from dropzone.folders.expiring import Old, Verdict, find_old, remove_old
 from dropzone.ledger import Ledger
 
@@ -46,7 +46,10 @@ def prune(config: Config, ledger: Ledger, *, now: float, stopping: Callable[[], 
             continue  # it is tried again, and its file is on its way back
         if drop is not None and drop.path:
             keep_s = _keep_s(config.folders[old.folder], old.verdict) or 0.0
-            ledger.commit(old.id, Expired(days=int(keep_s // 86400)), at=now)
+            try:
+                ledger.commit(old.id, Expired(days=int(keep_s // 86400)), at=now)
+            except IllegalEvent:  # somebody has ordered a retry since our look: that counts
+                continue
         # If we die here: the row says that they are gone, and the next look takes them away.
         remove_old(old)
         yield old

@@ -15,7 +15,7 @@ from console import ask, command, objects
 from scene import KEY, Scene, make_scene
 
 from dropzone import config as configuration
-from dropzone.drop import Accepted, Drop, Expired, State
+from dropzone.drop import Accepted, Drop, Expired, Retried, State
 from dropzone.errors import FolderError, OperatorError
 from dropzone.folders.expiring import find_old, remove_old
 from dropzone.keeping import find_expired, prune
@@ -86,6 +86,29 @@ def test_files_go_when_the_folder_has_kept_them_long_enough(scene: Scene) -> Non
     assert list((scene.config.root / "done" / "acme").iterdir()) == []
     assert run(scene, end_of(done) + 365 * DAY) == [drops(scene)[b"bad.csv"].id]
     assert filed(scene) == []
+
+
+class Hurried(SQLiteLedger):
+    """A ledger in which somebody retries a failed drop right after its row was read for the first time."""
+
+    retried = False
+
+    def find_drop(self, id: str) -> Drop | None:
+        drop = super().find_drop(id)
+        if drop is not None and drop.state is State.FAILED and not self.retried:
+            self.retried = True  # the ledger reads the row itself when it commits
+            self.commit(id, Retried(by="ann", why=""), at=drop.changed_at)
+        return drop
+
+
+def test_a_retry_at_the_same_moment_wins(scene: Scene) -> None:
+    """Its files stay, and what else is too old goes all the same."""
+    done = drops(scene)[b"good.csv"]
+    with closing(Hurried(scene.config.state_dir)) as ledger:
+        gone = [old.id for old in prune(scene.config, ledger, now=end_of(done) + 400 * DAY)]
+    assert gone == [done.id]
+    assert filed(scene) == EVERYTHING[3:]
+    assert drops(scene)[b"bad.csv"].state is State.QUEUED
 
 
 def test_the_row_stays_without_its_history(scene: Scene, sandbox: Sandbox) -> None:
