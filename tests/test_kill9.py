@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("untraced")
 
 KILLS = times(100, soak=1000)
 ROUND = 100  # kills from one comparison of the books to the next
+PACE_S = 0.1  # from one upload to the next: the sandbox remembers 20,000, and all of them are to be compared
 REFUSALS = 10  # lives from one to the next: a file that is taken in between shows that the account is all right
 FOLDERS = """\
 acme-signups: {segment_id: 1, mode: subscribe, source_campaign: 90, source_partner: 9}
@@ -47,7 +48,7 @@ class Partners(threading.Thread):
         self.uploaded = uploaded
 
     def run(self) -> None:
-        while not self._stop_now.wait(0.05):
+        while not self._stop_now.wait(PACE_S):
             name = f"file-{len(self.uploaded):05}.csv"
             folder = self._random.choice(list(self._scene.config.folders))
             content = f"email,varr_n\n{name}@example.com,{len(self.uploaded)}\n".encode()
