@@ -83,8 +83,8 @@ class Reading:
         rows = first = 0
         last = len(self._tiers)
         while lines.more():
-            for number in range(first, last):
-                if self._run(lines, self._tiers[number]):
+            for number, tier in enumerate(self._tiers[first:last], first):
+                if self._run(lines, tier):
                     # What this tier has refused, one before it would hardly take. If it would, no harm is done.
                     first = number + 1 if lines.refused else 0
                     break
