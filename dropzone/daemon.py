@@ -14,7 +14,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -284,9 +284,8 @@ class Daemon:
 
     def _fill_in(self) -> None:
         """Put what was held before, and keeps its lane waiting only now, to where it stands in its lane."""
-        for lane, id in self._ledger.open_lanes():
-            if not self._lanes.has(id) and not self._filing.has(id):
-                self._lanes.add_back(lane, lane.partition("/")[0], id)
+        for lane, account, id in self._unplaced():
+            self._lanes.add_back(lane, account, id)
 
     # --------------------------------------------------------------------------------------------------- the loop
 
@@ -298,10 +297,15 @@ class Daemon:
         self._take_up_new()
 
     def _fill_lanes(self) -> None:
+        for lane, account, id in self._unplaced():
+            is_head = self._lanes.head(lane) is None
+            self._lanes.add(lane, account, id, **(self._turn_of(id) if is_head else _BEHIND))
+
+    def _unplaced(self) -> Iterator[tuple[str, str, str]]:
+        """Lane, account and ID of each open drop that is in no lane, in the order of the claims."""
         for lane, id in self._ledger.open_lanes():
             if not self._lanes.has(id) and not self._filing.has(id):
-                is_head = self._lanes.head(lane) is None
-                self._lanes.add(lane, lane.partition("/")[0], id, **(self._turn_of(id) if is_head else _BEHIND))
+                yield lane, lane.partition("/")[0], id
 
     def _turn_of(self, id: str) -> _Turn:
         """When the drop is to be looked at, on the monotonic clock, and whether that needs an account."""

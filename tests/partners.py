@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ def content(name: str) -> bytes:
 
 
 @dataclass(slots=True, kw_only=True)
-class Bench:
+class Bench(ABC):
     """The daemon's folders, and what partners do; a test adds the clients of its server."""
 
     at: Path
@@ -72,6 +73,14 @@ class Bench:
         path.write_bytes(self.sent.setdefault(name, content(name)))
         os.utime(path, (1_500_000_000, 1_500_000_000))
         return path
+
+    @abstractmethod
+    def lftp(self, *lines: str) -> list[str]:
+        """The command that has lftp do this there, throttled; the last of `lines` is the upload."""
+
+    @abstractmethod
+    def curl(self, path: Path, target: str, *more: str) -> list[str]:
+        """The command that has curl upload `path` as `target`, throttled."""
 
     def run(self, *command: str | Path) -> None:
         """A client that must be content with the server."""
@@ -91,6 +100,14 @@ class Bench:
             until(lambda: is_half_there(watched()))
             yield process
 
+    def stand_still(self, command: list[str], watched: Callable[[], Path | None]) -> None:
+        """Start a client and have it stand still in the middle of the file `watched`, and then go on to its end."""
+        with self.halfway(command, watched) as process:
+            os.killpg(process.pid, signal.SIGSTOP)
+            threading.Event().wait(STALL_S)
+            os.killpg(process.pid, signal.SIGCONT)
+            assert process.wait(timeout=PATIENCE_S) == 0
+
 
 B = TypeVar("B", bound=Bench)
 
@@ -108,6 +125,28 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "it never happened"
         threading.Event().wait(0.01)
+
+
+# ---------------------------------------------------------------------- partners whose client speaks to any server
+
+
+def curl_put(bench: Bench, name: str) -> None:
+    bench.run(*bench.curl(bench.local(name), f"/acme/{name}"))
+
+
+def lftp_put(bench: Bench, name: str) -> None:
+    bench.run(*bench.lftp(f"put {bench.local(name)} -o /acme/{name}"))
+
+
+def lftp_put_by_a_temporary_name(bench: Bench, name: str) -> None:
+    bench.run(*bench.lftp("set xfer:use-temp-file yes", f"put {bench.local(name)} -o /acme/{name}"))
+
+
+def lftp_killed_and_continued(bench: Bench, name: str) -> None:
+    path = bench.local(name)
+    bench.break_off(bench.lftp(f"put {path} -o /acme/{name}"), lambda: bench.inbox() / name)
+    threading.Event().wait(STALL_S)
+    bench.run(*bench.lftp(f"put -c {path} -o /acme/{name}"))
 
 
 # ---------------------------------------------------------------------------------------------------- the daemon

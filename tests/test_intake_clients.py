@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -21,13 +20,16 @@ import pytest
 from partners import (
     PARTNER,
     PATH,
-    PATIENCE_S,
     RATE,
     STALL_S,
     Bench,
     Outcome,
+    curl_put,
     free_port,
     lay_out,
+    lftp_killed_and_continued,
+    lftp_put,
+    lftp_put_by_a_temporary_name,
     missing,
     name_of,
     roots_own_place,
@@ -111,11 +113,7 @@ def sftp_killed_for_good(bench: SSHBench, name: str) -> None:
 
 def sftp_standing_still(bench: SSHBench, name: str) -> None:
     command = bench.sftp(f"put {bench.local(name)} /acme/{name}")
-    with bench.halfway(command, lambda: bench.inbox() / name) as process:
-        os.killpg(process.pid, signal.SIGSTOP)
-        threading.Event().wait(STALL_S)
-        os.killpg(process.pid, signal.SIGCONT)
-        assert process.wait(timeout=PATIENCE_S) == 0
+    bench.stand_still(command, lambda: bench.inbox() / name)
 
 
 def scp_put(bench: SSHBench, name: str) -> None:
@@ -126,25 +124,6 @@ def scp_put(bench: SSHBench, name: str) -> None:
 def scp_put_keeping_times(bench: SSHBench, name: str) -> None:
     rate = str(RATE * 8 // 1000)
     bench.run("scp", "-p", "-F", bench.at / "ssh/config", "-l", rate, bench.local(name), f"partner:/acme/{name}")
-
-
-def lftp_put(bench: SSHBench, name: str) -> None:
-    bench.run(*bench.lftp(f"put {bench.local(name)} -o /acme/{name}"))
-
-
-def lftp_put_by_a_temporary_name(bench: SSHBench, name: str) -> None:
-    bench.run(*bench.lftp("set xfer:use-temp-file yes", f"put {bench.local(name)} -o /acme/{name}"))
-
-
-def lftp_killed_and_continued(bench: SSHBench, name: str) -> None:
-    path = bench.local(name)
-    bench.break_off(bench.lftp(f"put {path} -o /acme/{name}"), lambda: bench.inbox() / name)
-    threading.Event().wait(STALL_S)
-    bench.run(*bench.lftp(f"put -c {path} -o /acme/{name}"))
-
-
-def curl_put(bench: SSHBench, name: str) -> None:
-    bench.run(*bench.curl(bench.local(name), f"/acme/{name}"))
 
 
 def curl_put_and_rename(bench: SSHBench, name: str) -> None:

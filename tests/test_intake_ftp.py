@@ -11,7 +11,6 @@ import contextlib
 import ftplib
 import os
 import shutil
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -29,9 +28,13 @@ from partners import (
     STALL_S,
     Bench,
     Outcome,
+    curl_put,
     free_port,
     is_half_there,
     lay_out,
+    lftp_killed_and_continued,
+    lftp_put,
+    lftp_put_by_a_temporary_name,
     missing,
     name_of,
     roots_own_place,
@@ -86,10 +89,6 @@ class FTPBench(Bench):
 # ---------------------------------------------------------------------------------------------------- partners
 
 
-def curl_put(bench: FTPBench, name: str) -> None:
-    bench.run(*bench.curl(bench.local(name), f"/acme/{name}"))
-
-
 def curl_put_and_rename(bench: FTPBench, name: str) -> None:
     rename = ["-Q", f"-RNFR {name}.part", "-Q", f"-RNTO {name}"]
     bench.run(*bench.curl(bench.local(name), f"/acme/{name}.part", *rename))
@@ -116,28 +115,9 @@ def curl_with_a_marker(bench: FTPBench, name: str) -> None:
     bench.run(*bench.curl(marker, f"/marked/{name}.done"))
 
 
-def lftp_put(bench: FTPBench, name: str) -> None:
-    bench.run(*bench.lftp(f"put {bench.local(name)} -o /acme/{name}"))
-
-
-def lftp_put_by_a_temporary_name(bench: FTPBench, name: str) -> None:
-    bench.run(*bench.lftp("set xfer:use-temp-file yes", f"put {bench.local(name)} -o /acme/{name}"))
-
-
-def lftp_killed_and_continued(bench: FTPBench, name: str) -> None:
-    path = bench.local(name)
-    bench.break_off(bench.lftp(f"put {path} -o /acme/{name}"), lambda: bench.inbox() / name)
-    threading.Event().wait(STALL_S)
-    bench.run(*bench.lftp(f"put -c {path} -o /acme/{name}"))
-
-
 def lftp_standing_still(bench: FTPBench, name: str) -> None:
     command = bench.lftp(f"put {bench.local(name)} -o /acme/{name}")
-    with bench.halfway(command, lambda: bench.inbox() / name) as process:
-        os.killpg(process.pid, signal.SIGSTOP)
-        threading.Event().wait(STALL_S)
-        os.killpg(process.pid, signal.SIGCONT)
-        assert process.wait(timeout=PATIENCE_S) == 0
+    bench.stand_still(command, lambda: bench.inbox() / name)
 
 
 def ftplib_broken_off_and_restarted(bench: FTPBench, name: str) -> None:
