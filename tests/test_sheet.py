@@ -960,8 +960,8 @@ def test_repeats_are_exact_however_little_fits_into_memory(held: int) -> None:
     keys = [f"{chance.choice('ab') * chance.randrange(1, 40)}{chance.randrange(900)}@b.co" for _ in range(3_000)]
     superseded: set[int] = set()
     with Repeats(superseded=superseded.add, held=held) as repeats:
-        for number, key in enumerate(keys):
-            repeats.add(key.encode(), number, 1)
+        for start in range(0, len(keys), 70):
+            repeats.add((keys[number].encode(), number, 1) for number in range(start, min(start + 70, len(keys))))
         repeats.finish()
         found = [(each.line, each.what) for each in repeats.first("email")]
     seen: dict[str, int] = {}
@@ -1200,8 +1200,7 @@ def test_memory_many_keys() -> None:
     """What does not fit lies on disk, and comes back a part at a time."""
     tracemalloc.start()
     with Repeats(held=100_000) as repeats:
-        for number in range(30_000):
-            repeats.add(b"%d@example.com" % number, number, 1)
+        repeats.add((b"%d@example.com" % number, number, 1) for number in range(30_000))
         repeats.finish()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -25,7 +25,7 @@ _BOUNDS = [(part << 64) // _RANGES for part in range(1, _RANGES)]
 _WORDS = 8  # words of 8 bytes of an address that count: what is the same so far is compared exactly
 _AT_ONCE = 32  # bytes that are taken of every address; most have no more
 _CELL = f"V{_AT_ONCE}"
-_MANY = 1 << 14  # bytes from which on a call of numpy pays
+_MANY = 1 << 12  # bytes from which on a call of numpy pays
 _QUOTE = ord('"')
 _FREED = 2 << 20  # bytes
 
@@ -47,7 +47,7 @@ class Hashing(Protocol):
         """The hashes that stand more than once in a block."""
 
     def found(self, block: bytes, marks: bytearray, shift: int) -> list[int]:
-        """The places of the hashes of a block whose first bits, the others shifted out, are marked."""
+        """The places of the hashes of a block that are marked: a bit for each, by what is left once it is shifted."""
 
 
 class Ordered:
@@ -130,7 +130,8 @@ class Plain:
         return sorted({one for one, next_ in pairwise(sorted(array("Q", block))) if one == next_})
 
     def found(self, block: bytes, marks: bytearray, shift: int) -> list[int]:
-        return [place for place, each in enumerate(array("Q", block)) if marks[each >> shift]]
+        bits = enumerate(each >> shift for each in array("Q", block))
+        return [place for place, bit in bits if marks[bit >> 3] >> (bit & 7) & 1]
 
 
 class Vectors:
@@ -214,8 +215,9 @@ class Vectors:
 
     def found(self, block: bytes, marks: bytearray, shift: int) -> list[int]:
         np = self._np
-        places = np.frombuffer(block, np.uint64) >> np.uint64(shift)
-        found: list[int] = np.flatnonzero(np.frombuffer(marks, np.uint8)[places]).tolist()
+        bits = np.frombuffer(block, np.uint64) >> np.uint64(shift)
+        octets = np.frombuffer(marks, np.uint8)[bits >> np.uint64(3)]
+        found: list[int] = np.flatnonzero(octets >> (bits & np.uint64(7)).astype(np.uint8) & np.uint8(1)).tolist()
         return found
 
 

@@ -16,6 +16,7 @@ from dropzone.sheet.text import Text, bytes_of, text_of
 
 _UNDECODABLE = re.compile("[\udc00-\udcff]")
 _EMPTY = re.compile(rb"\n++")
+_PLAIN = re.compile(rb'[^\x00-\x08\x0b-\x1f"\x7f-\xff\n]*+\n')
 _WIDEST = 4  # bytes of a character
 
 
@@ -112,6 +113,18 @@ class Lines:
         self.refused = self._text.find(b"\n", end, sight) >= 0
         self._move(end, count_lines(rows))
         return rows
+
+    def plain(self) -> str | None:
+        """The row that comes next, if it is one line for sure, in sight with its end, and of harmless characters alone.
+
+        These are ASCII without control characters and quotes. None says nothing: `peek` has to be asked.
+        """
+        found = _PLAIN.match(self._text, self._at, self._end(self.limit + 1))
+        return self._text[self._at : found.end() - 1].decode("ascii") if found else None
+
+    def take_plain(self, text: str) -> None:
+        """Move past `text`, which `plain` gave, and the line end behind it."""
+        self._move(self._at + len(text) + 1, 1)
 
     def peek(self) -> Peek | None:
         """What comes next, or None at the end of the text. Raises `Refusal` where the text cannot go on."""

@@ -9,9 +9,11 @@ many as the one before.
 from __future__ import annotations
 
 import tempfile
+from array import array
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from struct import Struct
 from typing import IO, NamedTuple, Protocol, Self
 
 from dropzone.errors import Problem
@@ -21,8 +23,10 @@ FIRST = 10  # repeats that a report names
 
 _HELD = 6 << 20  # bytes of keys in memory, with what Python adds to each
 _OVERHEAD = 160
-_TELL = 4096  # keys that are gone through in a few milliseconds
-_PARTS = 32  # temporary files of a level; three levels are enough for a hundred million keys
+_AT_ONCE = 256  # rows of a part that are written at a time
+_FRAME = Struct("<II")  # rows, bytes of their keys
+_PART_BITS = 5  # of a hash, that tell the part: three levels are enough for a hundred million keys
+_LAST_PART = (1 << _PART_BITS) - 1
 
 
 class Sink(Protocol):
@@ -70,9 +74,9 @@ class Repeats:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
-    def add(self, key: bytes, line: int, column: int) -> None:
-        """Note one row, in the order of the file. `key` has no blanks and no line ends in it."""
-        self._tally.add(key, line, column)
+    def add(self, rows: Iterable[tuple[bytes, int, int]]) -> None:
+        """Note rows, in the order of the file: key, line and column of each. A key has no line ends in it."""
+        self._tally.add(rows)
 
     def finish(self) -> None:
         """Bring `count` and what `first` gives up to the whole file."""
@@ -111,34 +115,64 @@ class _Tally:
         self._level = level
         self._seen: dict[bytes, int] = {}
         self._room = repeats.held
-        self._parts: list[IO[bytes]] = []
+        self._parts: list[_Part] = []
 
-    def add(self, key: bytes, line: int, column: int) -> None:
-        before = self._seen.get(key)
-        if before is not None:
-            self._repeats.found(key, line, column, before)
-        elif self._room < 0:
-            self._part(key).write(b"%d %d %s\n" % (line, column, key))
-            return
-        else:
-            self._room -= len(key) + _OVERHEAD
-        self._seen[key] = line
+    def add(self, rows: Iterable[tuple[bytes, int, int]]) -> None:
+        # Python's hash of bytes is keyed by chance, so no file can be made to fall into one part at every level.
+        seen, room, parts, shift = self._seen, self._room, self._parts, self._level * _PART_BITS
+        for key, line, column in rows:
+            before = seen.get(key)
+            if before is not None:
+                self._repeats.found(key, line, column, before)
+            elif room < 0:
+                parts[hash(key) >> shift & _LAST_PART].add(key, line, column)
+                continue
+            else:
+                room -= len(key) + _OVERHEAD
+                if room < 0:
+                    parts = self._parts = [_Part(self._repeats.new_file()) for _ in range(_LAST_PART + 1)]
+            seen[key] = line
+        self._room = room
 
     def finish(self) -> None:
         self._seen.clear()
         for part in self._parts:
             inner = _Tally(self._repeats, self._level + 1)
-            part.seek(0)
-            for number, entry in enumerate(part):
-                if number % _TELL == 0:
-                    self._repeats.tell()
-                line, column, key = entry.split()
-                inner.add(key, int(line), int(column))
+            for rows in part.take():
+                self._repeats.tell()
+                inner.add(rows)
             inner.finish()
-            part.close()
 
-    def _part(self, key: bytes) -> IO[bytes]:
-        if not self._parts:
-            self._parts = [self._repeats.new_file() for _ in range(_PARTS)]
-        # Python's hash of bytes is keyed by chance, so no file can be made to fall into one part at every level.
-        return self._parts[hash((self._level, key)) % _PARTS]
+
+class _Part:
+    """Rows that wait in a temporary file, in their order."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._keys: list[bytes] = []
+        self._lines = array("Q")
+        self._columns = array("I")
+
+    def add(self, key: bytes, line: int, column: int) -> None:
+        self._keys.append(key)
+        self._lines.append(line)
+        self._columns.append(column)
+        if len(self._keys) >= _AT_ONCE:
+            self._flush()
+
+    def take(self) -> Iterator[Iterable[tuple[bytes, int, int]]]:
+        """All rows, some at a time; then the file is gone."""
+        self._flush()
+        self._file.seek(0)
+        while frame := self._file.read(_FRAME.size):
+            count, size = _FRAME.unpack(frame)
+            lines, columns = (array(kind, self._file.read(count * array(kind).itemsize)) for kind in "QI")
+            yield zip(self._file.read(size).split(b"\n"), lines, columns, strict=True)
+        self._file.close()
+
+    def _flush(self) -> None:
+        keys = b"\n".join(self._keys)
+        if self._keys:
+            frame = _FRAME.pack(len(self._keys), len(keys))
+            self._file.write(b"".join((frame, self._lines.tobytes(), self._columns.tobytes(), keys)))
+        self._keys, self._lines, self._columns = [], array("Q"), array("I")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from struct import Struct
 from typing import IO, Protocol
 
@@ -21,13 +22,13 @@ _FRAME = Struct("<BQQII")  # kind, line; of a run its place, rows and bytes; of 
 _CANONICAL, _REWRITTEN, _SINGLE = range(3)  # a run that was written as it came; one that was not; one row
 _AT_ONCE = 1 << 19  # bytes that are hashed at a time: with less, calling takes longer than what is done (measured)
 SMALL = 1 << 20  # bytes of rows up to which no library need be imported and nothing goes to disk
-_MARKS = 22  # bits of a hash at most that tell whether it is marked: with a byte for each, 4 MiB
+_MARKS = 25  # bits of a hash at most that tell whether it is marked: 4 MiB
 
 
 class Exact(Protocol):
-    """Who compares the rows that may be repeats."""
+    """Who compares the rows that may be repeats: key, line and column of each."""
 
-    def add(self, key: bytes, line: int, column: int) -> None: ...
+    def add(self, rows: Iterable[tuple[bytes, int, int]]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,7 @@ class Trail:
         self.count = count  # good rows
         self._end = end
         self._behind = behind
+        self._frames: list[bytes] = []
         self._pending: list[bytes] = []
         self._size = 0
         self._hashing: Hashing | None = None
@@ -78,13 +80,13 @@ class Trail:
         They stand `place` bytes into the text.
         """
         kind = _CANONICAL if run is written else _REWRITTEN
-        self.traces.frames.write(_FRAME.pack(kind, line, place, count, len(run)))
+        self._frames.append(_FRAME.pack(kind, line, place, count, len(run)))
         self._note(count, written)
 
     def add_row(self, line: int, column: int, key: str) -> None:
         """Note one row that was read exactly; its address is `key`, without case."""
         entry = key.encode()
-        self.traces.frames.write(_FRAME.pack(_SINGLE, line, column, 1, len(entry)) + entry)
+        self._frames.append(_FRAME.pack(_SINGLE, line, column, 1, len(entry)) + entry)
         self._note(1, entry + (b"\n" if self._end == b"\n" else self._end + b"\n"))
 
     def _note(self, count: int, written: bytes) -> None:
@@ -111,6 +113,8 @@ class Trail:
 
     def _hash(self, hashing: Hashing) -> None:
         self._hashing = hashing
+        self.traces.frames.write(b"".join(self._frames))
+        self._frames.clear()
         rows, self._pending, self._size = self._pending, [], 0
 
         def hash_them() -> None:
@@ -160,17 +164,18 @@ def _read(file: IO[bytes]) -> bytes:
 
 
 class _Marks:
-    """Which beginnings of hashes are marked: one byte for each, so it stays as small as it is whatever is marked."""
+    """Which beginnings of hashes are marked: one bit for each, so it stays as small as it is whatever is marked."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.any = False
-        self.shift = 64 - min(_MARKS, count.bit_length() + 3)
-        self.bytes = bytearray(1 << (64 - self.shift))
+        self.shift = 64 - min(_MARKS, count.bit_length() + 5)
+        self.bits = bytearray(1 << (64 - self.shift - 3))
 
     def add(self, value: int) -> None:
         self.any = True
-        self.bytes[value >> self.shift] = 1
+        place = value >> self.shift
+        self.bits[place >> 3] |= 1 << (place & 7)
 
 
 class _Window:
@@ -207,17 +212,19 @@ def _compare(
         tell()
         kind, line, place, count, size = _FRAME.unpack(frame)
         key = frames.read(size) if kind == _SINGLE else b""
-        places = hashing.found(trail.traces.hashes.read(SIZE * count), marks.bytes, marks.shift)
-        if kind == _SINGLE:
-            if places:
-                add(key, line, place)
+        places = hashing.found(trail.traces.hashes.read(SIZE * count), marks.bits, marks.shift)
+        if not places:
             continue
-        rows = window.at(place, size).split(b"\n") if places else []
+        if kind == _SINGLE:
+            add([(key, line, place)])
+            continue
+        text = window.at(place, size)
+        rows = (text.lower() if kind == _CANONICAL else text).split(b"\n")
+        # All are there, unless somebody has changed the file meanwhile.
+        there = [each for each in places if each < len(rows)]
         if kind == _CANONICAL:
-            for each in places:
-                if each < len(rows):  # always, unless somebody has changed the file meanwhile
-                    add(rows[each].partition(b",")[0].strip(b'"').lower(), line + each, 1)
+            keys = (rows[each].partition(b",")[0].strip(b'"') for each in there)
+            add(zip(keys, map(line.__add__, there), repeat(1)))
         else:
-            for each in places:
-                if each < len(rows) and (found := read(rows[each])):
-                    add(found[0], line + each, found[1])
+            found = ((read(rows[each]), line + each) for each in there)
+            add((entry[0], at, entry[1]) for entry, at in found if entry)
