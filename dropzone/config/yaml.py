@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import yaml
@@ -65,16 +64,16 @@ class Odd:
 REFUSED = Odd(text="", kind="refused")
 
 
-@dataclass(slots=True, kw_only=True)
 class Document:
     """The values of one file. `root` stays `REFUSED` when the file cannot be read as YAML at all."""
 
-    root: object = REFUSED
-    crc: int = 0  # of the whole content: two that differ are two texts
-    keys: dict[Place, Mark] = field(default_factory=dict)  # where each key stands
-    values: dict[Place, Mark] = field(default_factory=dict)  # where each value begins, if there is one to see
-    refused: set[Place] = field(default_factory=set)  # where a problem was reported in place of a value
-    problems: list[Problem] = field(default_factory=list)
+    def __init__(self, *, crc: int = 0) -> None:
+        self.root: object = REFUSED
+        self.crc = crc  # of the whole content: two that differ are two texts
+        self.keys: dict[Place, Mark] = {}  # where each key stands
+        self.values: dict[Place, Mark] = {}  # where each value begins, if there is one to see
+        self.refused: set[Place] = set()  # where a problem was reported in place of a value
+        self.problems: list[Problem] = []
 
 
 def parse(content: bytes, *, loader: Any = LOADER) -> Document:  # PyYAML's loaders share no base class
@@ -95,8 +94,8 @@ def plain(text: str) -> str | int | bool | Odd:
         return Odd(text=text, kind="blank")
     if text.lower() in _FLAGS:
         return Odd(text=text, kind="flag")
-    if not text.startswith(_SIGNS):
-        return text
+    if not text.startswith(_SIGNS) or (text.strip(_NUMERIC) and text[4:5] != "-"):
+        return text  # nearly all texts are, and need no pattern
     if re.fullmatch(_INTEGER, text):
         return int(text)
     return next((Odd(text=text, kind=kind) for kind, pattern in _NUMBERS if re.fullmatch(pattern, text)), text)
@@ -120,6 +119,7 @@ _INTEGER = r"-?(0|[1-9][0-9]{0,17})"
 _BLANKS = frozenset({"", "~", "null", "Null", "NULL"})
 _FLAGS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false"})  # in either case
 _SIGNS = tuple("+-.0123456789")  # what numbers, times and dates begin with
+_NUMERIC = "0123456789+-._:abcdefxoABCDEFXOINintyITY"  # all that may stand in any but a date
 _NUMBERS: tuple[tuple[Literal["number", "clock", "date"], str], ...] = (
     (
         "number",
