@@ -200,13 +200,14 @@ def _fit(columns: Sequence[Column], widths: list[int], limit: int | None) -> Non
 
 
 def _measure(texts: Sequence[str]) -> Callable[[str], int]:
-    """What tells the width of any of `texts`; nearly always all of a column is ASCII, and a queue may be long."""
+    """What tells the width of any of `texts`: nearly always all of a column are ASCII, and a queue may be long."""
     return len if all(map(str.isascii, texts)) else width
 
 
 def _aligned(texts: Sequence[str], length: int, column: Column) -> Sequence[str]:
     """All cells of one column at the same width, those cut that are longer."""
-    measure = _measure(texts)
-    if any(measure(text) > length for text in texts):
+    if max(map(_measure(texts), texts)) > length:
         texts = [short(text, length) for text in texts]
+    if _measure(texts) is len:
+        return [text.rjust(length) if column.right else text.ljust(length) for text in texts]
     return [pad(text, length, right=column.right) for text in texts]

@@ -24,8 +24,8 @@ from dropzone.config.units import Share
 from dropzone.config.yaml import is_blank
 from dropzone.errors import DropzoneError
 
-# No plugin of pydantic's, which somebody may have installed beside us, is to see the settings; and to look for one is to
-# read what is said of every package that is installed.
+# No plugin of pydantic's, which somebody may have installed beside us, is to see the settings. And to look for one is to
+# read what every installed package says of itself.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 # The parts that the upload itself makes; an extra field of that name would silently win or lose against them.
