@@ -24,7 +24,7 @@ from dropzone.config.units import Share
 from dropzone.config.yaml import is_blank
 from dropzone.errors import DropzoneError
 
-# No plugin of pydantic's, which somebody may have installed beside us, is to see the settings. And to look for one is to
+# A plugin of pydantic's that somebody has installed beside us is not to see the settings. And to look for one is to
 # read what every installed package says of itself.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 

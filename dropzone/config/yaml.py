@@ -8,9 +8,13 @@ meets one says what would have been right.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
@@ -74,6 +78,21 @@ class Document:
         self.values: dict[Place, Mark] = {}  # where each value begins, if there is one to see
         self.refused: set[Place] = set()  # where a problem was reported in place of a value
         self.problems: list[Problem] = []
+
+
+def read(path: Path) -> bytes:
+    """The content of the file `path`, as much as `parse` looks at. Raises OSError, and ValueError for a NUL in `path`.
+
+    What is no plain file is refused: a pipe would have us wait for whoever writes to it, and can be read only once.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.ESPIPE, "it is a pipe or a device, not a file that can be read again")
+        return file.read(MAX_BYTES + 1)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def parse(content: bytes, *, loader: Any = LOADER) -> Document:  # PyYAML's loaders share no base class
