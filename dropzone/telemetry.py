@@ -1,8 +1,8 @@
 """What the program says while it runs: one line per thing that happened, on stderr.
 
 In the journal (or any pipe) each line is a JSON object, which no file name can forge; on a terminal it is a plain
-sentence with everything hostile escaped. Sinks get committed events and can change nothing. Never `structlog.dev`:
-it imports a renderer that prints raw control characters.
+sentence with everything hostile escaped. Sinks get committed events and can change nothing. Never a renderer of
+`structlog.dev`: it prints raw control characters.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
 
-import structlog
-
 from dropzone import receipt
+from dropzone.bare import without
 from dropzone.drop import CheckFailed, Deferred, Drop, Event, Filed, Lost, Postponed, Refused, Withheld
 from dropzone.errors import printable
+
+with without("rich"):
+    import structlog
 
 _WARNINGS = (Postponed, CheckFailed, Withheld, Refused, Deferred, Lost)
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,15 +114,16 @@ def _followed(config: Config) -> Config:
     From here on every component is opened without following any, because a partner may exchange one for a link. The
     inboxes themselves, which partners write into, are not followed even here.
     """
-    root = Path(os.path.realpath(config.root))
+    follow = cache(lambda path: Path(os.path.realpath(path)))
+    root = follow(config.root)
 
     def inbox(path: Path) -> Path:
         if path.is_relative_to(config.root):
             return root / path.relative_to(config.root)
-        return Path(os.path.realpath(path.parent)) / path.name
+        return follow(path.parent) / path.name
 
     folders = {
-        name: folder.model_copy(update={"path": inbox(folder.path), "base": Path(os.path.realpath(folder.base))})
+        name: folder.having(path=inbox(folder.path), base=follow(folder.base))
         for name, folder in config.folders.items()
     }
     return config.model_copy(update={"root": root, "folders": folders})
@@ -441,6 +443,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         _check_folders(folders, config)
 
         def reload() -> None:
+            nonlocal config
             reloading()
             try:
                 new = _followed(load(path))
@@ -454,6 +457,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
                 accounts.replace(new)
                 daemon.configure(new)
                 watch.keep(folder.path for folder in new.folders.values())
+                config = new
                 _tell_unmade(new, journal)
                 journal.say("the configuration was read again", file=str(path))
             notify(READY="1")

@@ -1577,6 +1577,7 @@ def test_a_segment_that_is_still_to_be_created(file: Path) -> None:
     assert (made.folders["acme"].segment_id, made.unmade) == (200001, {})
     assert made.folders["acme"].lane == "main/200001"
     assert config.Folder.from_settings(made.folders["acme"].settings_json()) == made.folders["acme"]
+    assert made.folders["acme"].having(segment_id=200001) is made.folders["acme"]
     assert load(file, config.dump(loaded)).unmade == loaded.unmade
     named = load(file, TO_CREATE.replace("{publication_id: 7}", '{publication_id: 7, name: "Leads of Acme"}'))
     assert named.unmade["acme"].segment_name == "Leads of Acme"

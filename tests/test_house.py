@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 # A rank may import lower ranks, never its own; the modules of one package may import each other, without a cycle.
 RANKS = {
     "__init__": -1,  # the version: everybody may ask for it, it may ask nobody
+    "bare": -1,  # how libraries are imported
     "values": -1,
     "errors": 0,
     "threads": 1,

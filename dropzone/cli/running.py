@@ -23,9 +23,7 @@ def run(ctx: click.Context, once: bool) -> None:
     from dropzone.wiring import load, running
 
     path = ctx.obj.path
-    config = load(path)
-    journal = Journal()
-    with running(path, config, journal) as daemon:
+    with running(path, load(path), Journal()) as daemon:
         daemon.run(once=once)
         if once:
             left = daemon.left_over()

@@ -13,16 +13,18 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-# The maintained successor has the same interface: to change over, this line becomes `import httpx2 as httpx`.
-import httpx
-
 from dropzone import __version__
+from dropzone.bare import without
 from dropzone.config import Account, Folder
 from dropzone.drop import Drop, delay
 from dropzone.errors import ENVIRONMENT_ERRNOS, DropzoneError, FolderError, printable
 from dropzone.optipub.answers import Answer, Break, Offer, Outcome, read_answer
 from dropzone.optipub.form import Body, build_form
 from dropzone.optipub.tls import tls_context
+
+with without("pygments"):  # the first thing that its own command line asks for
+    # The maintained successor has the same interface: to change over, this line becomes `import httpx2 as httpx`.
+    import httpx
 
 # A connection is used again only while it is provably fresh. A server that closes an idle one does so after 5 s or
 # more; had we written a small file into it just then, the kernel would have taken it all, the request would count as

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import httpx
 
 from dropzone.config import Account
 from dropzone.errors import OperatorError
 from dropzone.optipub.answers import Answer, Break, Offer, names_login, said
 from dropzone.optipub.client import FAULTS, OptiPub, build_request, in_words, read_response
+
+if TYPE_CHECKING:
+    import httpx  # `client` knows how it is loaded
 
 _NAME_LIMIT = 255  # characters; a column of that length is the usual one
 _KINDS = ("none", "md5", "sha256", "sha512")
