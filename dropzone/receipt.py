@@ -254,12 +254,14 @@ def _reason(why: str) -> str:
 
 
 # The local part of an address. What the server says may quote rows. Each run of its characters is read once.
-_LOCAL_PART = re.compile(r"(?<![\w.+!#$%&'*/=?^`{|}~-])([\w.+!#$%&'*/=?^`{|}~-])[\w.+!#$%&'*/=?^`{|}~-]*+@(?=[\w-]+\.)")
+# As text, which `re` compiles when it first meets an @: few answers to a question have one.
+_LOCAL_PART = r"(?<![\w.+!#$%&'*/=?^`{|}~-])([\w.+!#$%&'*/=?^`{|}~-])[\w.+!#$%&'*/=?^`{|}~-]*+@(?=[\w-]+\.)"
 
 
 def harmless(line: str) -> str:
     """`line` without a full address and without anything that could forge a line; its own escapes stay as they are."""
-    line = _LOCAL_PART.sub(r"\1…@", line)
+    if "@" in line:
+        line = re.sub(_LOCAL_PART, r"\1…@", line)
     return line if line.isprintable() else "".join(char if char.isprintable() else printable(char) for char in line)
 
 

@@ -37,8 +37,8 @@ def _init_of(cls: Any) -> Any:
     defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
     names = [field.name for field in fields(cls)]
     given = ", ".join(f"{name}=_defaults[{name!r}]" if name in defaults else name for name in names)
-    sets = "".join(f"\n    _set(self, {name!r}, {name})" for name in names)
-    scope: dict[str, Any] = {"_set": object.__setattr__, "_defaults": defaults}
+    sets = "".join(f"\n    _set_{name}(self, {name})" for name in names)  # its slot: no look-up by name, each time
+    scope: dict[str, Any] = {f"_set_{name}": getattr(cls, name).__set__ for name in names} | {"_defaults": defaults}
     exec(f"def __init__(self, *, {given}) -> None:{sets}", scope)  # noqa: S102 - as `dataclass` does; of our own names
     return scope["__init__"]
 

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from dropzone.optipub.segments import Wanted
     from dropzone.telemetry import Journal
 
+# Orders for which the ledger is opened once, where no daemon runs: opening takes longer than an order. Not all of them,
+# because a daemon that is started meanwhile waits for us, and whoever reads what we say may be a pager.
+_AT_ONCE = 500
+
 # Where the configuration is looked for when neither -c nor DROPZONE_CONFIG names it.
 CONFIG_PLACES = (Path("dropzone.yaml"), Path("/etc/dropzone/dropzone.yaml"))
 
@@ -221,15 +225,20 @@ def order(
         hint = "First: dropzone config check && systemctl reload dropzone"
         raise OperatorError("the daemon goes by an older configuration than the file's", hint)
     with contextlib.closing(open_ledger(config)) as reader:
-        for id in ids:
-            answer = ask(config.state_dir, {"order": what, "id": id, "why": why, "anew": anew is not None})
+        while ids:
+            answer = ask(config.state_dir, {"order": what, "id": ids[0], "why": why, "anew": anew is not None})
             if answer is None:
                 with _own_ledger(config.state_dir) as ledger:
-                    answer = _carry_out(ledger, what, id, user_name(os.getuid()), printable(why), anew)
-            if "error" in answer:
-                yield OperatorError(answer["error"], answer.get("hint", ""))
+                    by, words = user_name(os.getuid()), printable(why)
+                    answers = [_carry_out(ledger, what, id, by, words, anew) for id in ids[:_AT_ONCE]]
             else:
-                yield operate.get_drop(reader, id)
+                answers = [answer]
+            for id, answer in zip(ids, answers, strict=False):
+                if "error" in answer:
+                    yield OperatorError(answer["error"], answer.get("hint", ""))
+                else:
+                    yield operate.get_drop(reader, id)
+            ids = ids[len(answers) :]
 
 
 def switch(config: Config | Glance, what: str, text: str, why: str) -> tuple[str, str]:

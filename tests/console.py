@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -82,6 +83,7 @@ class Terminal:
 
     def __init__(self, words: list[str], *, columns: int = 80, rows: int = 24, **environment: str) -> None:
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a piece may end within a character
         self._master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (rows, columns))
         self.process = subprocess.Popen(
@@ -98,7 +100,7 @@ class Terminal:
     def _read(self) -> bool:
         with contextlib.suppress(OSError):  # the last one closed it
             if piece := os.read(self._master, 65536):
-                self.shown += piece.decode()
+                self.shown += self._decoder.decode(piece)
                 return True
         return False
 

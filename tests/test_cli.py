@@ -132,6 +132,19 @@ def test_every_command_has_help_with_an_example(ask: Ask, words: tuple[str, ...]
     assert ask(*words, "-h") == (0, out, "")
 
 
+@pytest.mark.parametrize("words", [(), ("config",), ("segment",)], ids=" ".join)
+def test_help_tells_whole_sentences_on_a_narrow_screen(
+    ask: Ask, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each command does is told to the end, within 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = ask(*words, "--help")
+    told = out.partition("Commands:\n")[2].partition("\n\n")[0]
+    assert max(map(len, out.splitlines())) <= 80
+    assert "..." not in told
+    assert len(re.findall(r"^  \w", told, re.MULTILINE)) == len(re.findall(r"\.$(?!\n {3})", told, re.MULTILINE))
+
+
 def test_help_prints_the_table_of_exit_codes(ask: Ask) -> None:
     """All of them, with their meaning."""
     _, out, _ = ask("--help")

@@ -1267,6 +1267,17 @@ def test_what_is_no_key_is_not_sent(tmp_path: Path, content: bytes, message: str
     assert caught.value.message == f"the file {path} {message}"
 
 
+def test_a_pipe_is_no_configuration_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, and a device: refused at once, by the questions too."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        assert config.glance(path) is None
+        with pytest.raises(ConfigError) as caught:
+            config.load(path)
+        (problem,) = caught.value.problems
+        assert problem.what == "cannot be read: it is a pipe or a device, not a file that can be read again"
+
+
 def test_a_key_that_is_not_there_says_where_it_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable, no file, no credentials at all, a folder or a pipe in its place: one sentence and a mend."""
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)

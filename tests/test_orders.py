@@ -27,6 +27,7 @@ from dropzone.errors import OperatorError
 from dropzone.lanes import Lanes
 from dropzone.ledger.sqlite import SQLiteReader
 from dropzone.sandbox import Sandbox
+from dropzone.service import state_lock
 
 GOOD = b"email\nann@example.com\n"
 FAST = "settle: 20ms, settle_unseen: 20ms, scan: 100ms"
@@ -115,6 +116,26 @@ def test_discard_hold_and_ids_from_standard_input(scene: Scene, sandbox: Sandbox
     assert run(scene, "discard", drop.id)[0] == 0
     (failed,) = scene.settle()
     assert (failed.state, sandbox.imports) == (State.FAILED, ())
+
+
+def test_many_orders_without_a_daemon_are_carried_out_some_at_a_time(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them, once and in the order given, what does not fit refused by itself; between them others may write."""
+    with scene.turn() as turn:
+        turn.start()
+        for number in range(5):
+            scene.put(f"{number}.csv", GOOD)
+            turn.take()
+        first, second, *others = [drop.id for drop in turn.ledger.find_drops()]
+    monkeypatch.setattr(wiring, "_AT_ONCE", 2)
+    told = []
+    for answer in wiring.order(scene.config, "discard", [second, first, second, *others], "no more"):
+        told.append(answer.id if isinstance(answer, Drop) else "refused")
+        with state_lock(scene.config.state_dir):  # a daemon could start while somebody reads our answer
+            pass
+    assert told == [second, first, "refused", *others]
+    assert run(scene, "queue", "--state", "refused", "--json")[1].count("no more") == 5
 
 
 @pytest.mark.parametrize("given", [b"\x00\xff\nrubbish\n", b"\xff" * 9, "e\u0301\u202e".encode(), b"2' OR 1 --"])

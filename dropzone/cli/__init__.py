@@ -22,11 +22,9 @@ import click
 from dropzone import __version__
 from dropzone.cli import render
 from dropzone.cli.exits import Exit, table
-from dropzone.cli.shared import Context
+from dropzone.cli.shared import Context, Group
 from dropzone.cli.text import colour
 from dropzone.errors import ConfigError, DropzoneError
-
-_GARBAGE = 50_000  # objects until it is looked for: loading modules makes none, and looking was a tenth of an answer
 
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what a disk says that takes no more of an answer
 
@@ -67,7 +65,7 @@ class _Commands(MutableMapping[str, click.Command]):
         raise TypeError("a command has its place in the table of this module")
 
 
-class _Group(click.Group):
+class _Group(Group):
     """Turns our errors into one sentence, its mend and an exit code; nothing else is caught."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -144,7 +142,6 @@ def _tell_usage(error: click.ClickException) -> None:
 def main(argv: list[str] | None = None) -> NoReturn:
     """The console script. Ends the process with one of the codes in `exits`."""
     _open_streams()
-    gc.set_threshold(_GARBAGE)
     try:
         # Outside its standalone mode click hands the code of ctx.exit() back instead of raising it.
         code = cli.main(args=argv, prog_name="dropzone", standalone_mode=False)

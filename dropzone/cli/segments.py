@@ -10,7 +10,7 @@ import click
 from dropzone.cli import render
 from dropzone.cli.completing import complete_account
 from dropzone.cli.exits import Exit
-from dropzone.cli.shared import AS_JSON
+from dropzone.cli.shared import AS_JSON, Group
 from dropzone.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dropzone.optipub.segments import Wanted
 
 
-@click.group()
+@click.group(cls=Group)
 def segment() -> None:
     """Have segments created in OptiPub.
 

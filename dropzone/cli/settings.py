@@ -10,7 +10,7 @@ import click
 from dropzone import config as configuration
 from dropzone.cli import render
 from dropzone.cli.exits import Exit
-from dropzone.cli.shared import AS_JSON, now
+from dropzone.cli.shared import AS_JSON, Group, now
 from dropzone.cli.text import many
 from dropzone.errors import ConfigError, DropzoneError, Problem
 
@@ -26,7 +26,7 @@ def key_warnings(config: Config, at: float) -> list[str]:
     return [account.key_warning(days) for account, days in left if days is not None and days <= _WARNING_DAYS]
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """Look at the configuration: check, show, schema, example.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dropzone.config import Config, Glance
 
 _CANNOT_GO_BACK = ("dumb", "unknown", "")
+_WHOLE = 1000  # characters; no sentence has so many
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of text.")
 
 
@@ -30,6 +31,16 @@ def watching(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+class Group(click.Group):
+    """Commands, each with the whole first sentence of what it does, where click cuts it at the edge of the screen."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(_WHOLE)) for name, command in commands if command]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 class Context:

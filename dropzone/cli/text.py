@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 import click
@@ -95,12 +95,18 @@ def bar(share: float, length: int = 20) -> str:
     return "#" * full + "-" * (length - full)
 
 
-def below(text: str, indent: str = "     ", rest: str | None = None, *, stream: TextIO | None = None) -> Iterator[str]:
+_BELOW = "     "  # before the sentences below a row
+
+
+def below(text: str, indent: str = _BELOW, rest: str | None = None, *, stream: TextIO | None = None) -> Iterator[str]:
     """A sentence behind `indent`; where the screen has an edge it is wrapped, further lines behind `rest`.
 
     `stream` is where it is going to, by default standard output.
     """
-    columns = screen_width(stream)
+    yield from _wrapped(text, indent, rest, screen_width(stream))
+
+
+def _wrapped(text: str, indent: str, rest: str | None, columns: int | None) -> Iterator[str]:
     if columns is None or width(indent) + width(text) <= columns:
         yield indent + text
         return
@@ -156,16 +162,18 @@ class Row:
 
 def table(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
     """The lines of a table, its headings in bold, made to fit the terminal if there is one."""
-    cells = [[column.heading for column in columns], *(list(row.cells) for row in rows)]
-    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
-    _fit(columns, widths, screen_width())
-    yield click.style(_line(cells[0], columns, widths), bold=True)
-    for row, texts in zip(rows, cells[1:], strict=True):
-        line = _line(texts, columns, widths)
-        first = short(texts[0], widths[0])
-        yield click.style(first, fg=row.colour) + line[len(first) :] if row.colour else line
+    limit = screen_width()
+    texts = list(zip([column.heading for column in columns], *(row.cells for row in rows), strict=True))
+    widths = [max(map(_measure(column), column)) for column in texts]
+    _fit(columns, widths, limit)
+    shown = [_aligned(*each) for each in zip(texts, widths, columns, strict=True) if each[1]]
+    heading, *lines = ("  ".join(cells).rstrip() for cells in zip(*shown, strict=True))
+    yield click.style(heading, bold=True)
+    for row, line in zip(rows, lines, strict=True):
+        first = len(short(row.cells[0], widths[0])) if row.colour else 0
+        yield click.style(line[:first], fg=row.colour) + line[first:] if first else line
         for sentence in row.below:
-            yield from below(sentence)
+            yield from _wrapped(sentence, _BELOW, None, limit)
 
 
 def _fit(columns: Sequence[Column], widths: list[int], limit: int | None) -> None:
@@ -191,9 +199,15 @@ def _fit(columns: Sequence[Column], widths: list[int], limit: int | None) -> Non
             return
 
 
-def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
-    return "  ".join(
-        pad(short(text, length), length, right=column.right)
-        for text, column, length in zip(texts, columns, widths, strict=True)
-        if length
-    ).rstrip()
+def _measure(texts: Sequence[str]) -> Callable[[str], int]:
+    """What tells the width of any of `texts`: nearly always all of a column are ASCII, and a queue may be long."""
+    return len if all(map(str.isascii, texts)) else width
+
+
+def _aligned(texts: Sequence[str], length: int, column: Column) -> Sequence[str]:
+    """All cells of one column at the same width, those cut that are longer."""
+    if max(map(_measure(texts), texts)) > length:
+        texts = [short(text, length) for text in texts]
+    if _measure(texts) is len:
+        return [text.rjust(length) if column.right else text.ljust(length) for text in texts]
+    return [pad(text, length, right=column.right) for text in texts]

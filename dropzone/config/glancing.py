@@ -27,8 +27,7 @@ class Glance:
 def glance(path: Path) -> Glance | None:
     """What a question needs of the file `path`; None where it does not say so much, and `load` will tell why."""
     try:
-        with path.open("rb") as file:
-            document = yaml.parse(file.read(yaml.MAX_BYTES + 1))
+        document = yaml.parse(yaml.read(path))
     except (OSError, ValueError):
         return None
     root = document.root

@@ -47,8 +47,7 @@ def load(path: Path) -> Config:
 
 def _content(path: Path, name: str) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(yaml.MAX_BYTES + 1)
+        return yaml.read(path)
     except (OSError, ValueError) as error:  # a path with a NUL in it is a ValueError
         why = error.strerror if isinstance(error, OSError) else str(error)
         hint = "'dropzone config example' prints one to begin with" if isinstance(error, FileNotFoundError) else ""

@@ -7,6 +7,7 @@ not known here but in `rules`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -22,6 +23,10 @@ from dropzone.config.terms import DEPARTING, Hash, Mode, key_days_left
 from dropzone.config.units import Share
 from dropzone.config.yaml import is_blank
 from dropzone.errors import DropzoneError
+
+# A plugin of pydantic's that somebody has installed beside us is not to see the settings. And to look for one is to
+# read what every installed package says of itself.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 # The parts that the upload itself makes; an extra field of that name would silently win or lose against them.
 OWN_FIELDS = ("file", "clear", "activeStatus", "sourceCampaign", "sourcePartner")
@@ -96,7 +101,8 @@ class AccountKeys(Model):
         examples=["http://proxy.example.com:3128"],
     )
     timeouts: Annotated[Timeouts, _Section] = Field(
-        default=Timeouts(), description="How long an upload may stand still before it is given up, as durations."
+        default=Timeouts.model_construct(),
+        description="How long an upload may stand still before it is given up, as durations.",
     )
 
 
@@ -388,15 +394,15 @@ class FolderKeys(Model):
     )
 
     guards: Annotated[Guards, _Section] = Field(
-        default=Guards(),
+        default=Guards.model_construct(),
         description="Limits that hold a file back until somebody has looked. Defaults are merged key by key.",
     )
     retry: Annotated[Retry, _Section] = Field(
-        default=Retry(),
+        default=Retry.model_construct(),
         description="The delays after an attempt that was surely not taken. Defaults are merged key by key.",
     )
     retention: Annotated[Retention, _Section] = Field(
-        default=Retention(),
+        default=Retention.model_construct(),
         description="How long finished files are kept, as 90d. What was accepted is remembered for duplicates all the "
         "same. Defaults are merged key by key.",
     )
@@ -539,7 +545,7 @@ class File(TopKeys):
         default=None, description="The OptiPub accounts by a name of your choice."
     )
     defaults: Annotated[Defaults, _Section] = Field(
-        default=Defaults(),
+        default=Defaults.model_construct(),
         description="Any key of a folder except path, spool, segment_id and create, for all folders that do not have "
         "it. A key of one mode, such as source_partner, counts for the folders of that mode.",
     )

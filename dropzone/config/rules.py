@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from dropzone.config.findings import Findings
 from dropzone.config.model import Account, AccountKeys, Config, File, Folder, FolderKeys, Model, TopKeys, Unmade
 from dropzone.config.yaml import Place, subject
 from dropzone.errors import printable
+from dropzone.values import value
 
 # Keys that only one mode knows: in another mode they would not be sent, and whoever wrote them expects that they are.
 KEYS_OF_MODE = {
@@ -31,7 +31,7 @@ _JUDGED = ("path", "spool", "account", "segment_id", "mode", "clear", "hash", "h
 NO_DEFAULTS = ("path", "spool", "segment_id", "create")  # two folders cannot share them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class _Entry:
     """One folder between the file and the program: its own keys, and the values with the defaults merged in."""
 
@@ -105,7 +105,7 @@ def _account(name: str, keys: AccountKeys) -> Account:
 
 def _merged(name: str, own: FolderKeys, keys: File, accounts: list[str], findings: Findings) -> _Entry:
     defaults = keys.defaults
-    values = _values(FolderKeys())
+    values = _values(FolderKeys.model_construct())
     mode = own.mode if "mode" in own.model_fields_set else defaults.mode
     for key in defaults.model_fields_set.difference(NO_DEFAULTS):
         if KEYS_OF_MODE.get(key, mode) == mode:  # a key of one mode is a default for the folders of that mode
@@ -280,7 +280,7 @@ def _check_order(first: _Entry, other: _Entry, findings: Findings) -> None:
 # ------------------------------------------------------------------------------------------------- places on disk
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class _Area:
     """A part of the disk that belongs to one purpose. `path` is free of symbolic links, as far as it exists."""
 

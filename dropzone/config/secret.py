@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from dropzone.errors import DropzoneError, printable
+from dropzone.values import value
 
 MAX_LENGTH = 4096  # characters; the server takes no header line near that
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Secret:
     """One secret by its source: the variable, the file or the systemd credential that is called `name`."""
 

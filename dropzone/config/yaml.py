@@ -8,10 +8,13 @@ meets one says what would have been right.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
@@ -65,16 +68,31 @@ class Odd:
 REFUSED = Odd(text="", kind="refused")
 
 
-@dataclass(slots=True, kw_only=True)
 class Document:
     """The values of one file. `root` stays `REFUSED` when the file cannot be read as YAML at all."""
 
-    root: object = REFUSED
-    crc: int = 0  # of the whole content: two that differ are two texts
-    keys: dict[Place, Mark] = field(default_factory=dict)  # where each key stands
-    values: dict[Place, Mark] = field(default_factory=dict)  # where each value begins, if there is one to see
-    refused: set[Place] = field(default_factory=set)  # where a problem was reported in place of a value
-    problems: list[Problem] = field(default_factory=list)
+    def __init__(self, *, crc: int = 0) -> None:
+        self.root: object = REFUSED
+        self.crc = crc  # of the whole content: two that differ are two texts
+        self.keys: dict[Place, Mark] = {}  # where each key stands
+        self.values: dict[Place, Mark] = {}  # where each value begins, if there is one to see
+        self.refused: set[Place] = set()  # where a problem was reported in place of a value
+        self.problems: list[Problem] = []
+
+
+def read(path: Path) -> bytes:
+    """The content of the file `path`, as much as `parse` looks at. Raises OSError, and ValueError for a NUL in `path`.
+
+    What is no plain file is refused: a pipe would have us wait for whoever writes to it, and can be read only once.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.ESPIPE, "it is a pipe or a device, not a file that can be read again")
+        return file.read(MAX_BYTES + 1)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def parse(content: bytes, *, loader: Any = LOADER) -> Document:  # PyYAML's loaders share no base class
@@ -95,8 +113,8 @@ def plain(text: str) -> str | int | bool | Odd:
         return Odd(text=text, kind="blank")
     if text.lower() in _FLAGS:
         return Odd(text=text, kind="flag")
-    if not text.startswith(_SIGNS):
-        return text
+    if not text.startswith(_SIGNS) or (text.strip(_NUMERIC) and text[4:5] != "-"):
+        return text  # nearly all texts are, and need no pattern
     if re.fullmatch(_INTEGER, text):
         return int(text)
     return next((Odd(text=text, kind=kind) for kind, pattern in _NUMBERS if re.fullmatch(pattern, text)), text)
@@ -120,6 +138,7 @@ _INTEGER = r"-?(0|[1-9][0-9]{0,17})"
 _BLANKS = frozenset({"", "~", "null", "Null", "NULL"})
 _FLAGS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false"})  # in either case
 _SIGNS = tuple("+-.0123456789")  # what numbers, times and dates begin with
+_NUMERIC = "0123456789+-._:abcdefxoABCDEFXOINintyITY"  # all that may stand in any but a date
 _NUMBERS: tuple[tuple[Literal["number", "clock", "date"], str], ...] = (
     (
         "number",

@@ -62,6 +62,7 @@ from dropzone.places import (
     work_of,
 )
 from dropzone.readiness import Look, Seen, marker_name
+from dropzone.values import value
 
 if TYPE_CHECKING:  # the models are slow to load
     from dropzone.config import Config, Folder
@@ -69,7 +70,7 @@ if TYPE_CHECKING:  # the models are slow to load
 MARK = ".ledger"  # in work/: which ledger knows the drops in it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Wanted:
     """A file that is ready: it is to be the drop `id` if it, and its marker, still look like `seen`."""
 
@@ -78,7 +79,7 @@ class Wanted:
     seen: Seen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Claim:
     """A file that was renamed into work/ID and is ours from here on."""
 
@@ -161,7 +162,7 @@ class Rejects:
             self.file.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Mark:
     """The ledger that knows what lies in a work/: its identity, and the number of an event that it had by then.
 

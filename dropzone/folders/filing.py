@@ -28,11 +28,12 @@ from dropzone.folders.system import (
     translated,
 )
 from dropzone.places import LOG, ORIGINAL, OURS, REJECTS, path_in, without_extension, work_of
+from dropzone.values import value
 
 Step = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Verdict:
     """What became of `drop`: it is to lie in `place` (``done`` or ``failed``) with the text `log` beside it."""
 

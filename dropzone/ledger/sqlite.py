@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from dropzone.account import AccountFacts, Condition, after
@@ -274,15 +274,15 @@ class SQLiteReader:
             self._db.close()
 
 
-@dataclass(slots=True, kw_only=True)
 class _Wanted:
     """What one caller wants committed, and what came of it."""
 
-    events: Sequence[tuple[str, Event]]
-    at: float
-    drops: list[Drop] = field(default_factory=list)
-    error: BaseException | None = None
-    ended: bool = False
+    def __init__(self, events: Sequence[tuple[str, Event]], at: float) -> None:
+        self.events = events
+        self.at = at
+        self.drops: list[Drop] = []
+        self.error: BaseException | None = None
+        self.ended = False
 
 
 class SQLiteLedger(SQLiteReader):
@@ -336,7 +336,7 @@ class SQLiteLedger(SQLiteReader):
                 raise
 
     def commit(self, id: str, event: Event, *, at: float) -> Drop:
-        return self._commit(_Wanted(events=[(id, event)], at=at))[0]
+        return self._commit(_Wanted([(id, event)], at))[0]
 
     def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:
         key = f"{_SEGMENT}{account}/{name}"
@@ -347,7 +347,7 @@ class SQLiteLedger(SQLiteReader):
                 db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(asdict(note))))
 
     def commit_all(self, events: Sequence[tuple[str, Event]], *, at: float) -> list[Drop]:
-        return self._commit(_Wanted(events=events, at=at))
+        return self._commit(_Wanted(events, at))
 
     def _commit(self, mine: _Wanted) -> list[Drop]:
         self._waiting.append(mine)

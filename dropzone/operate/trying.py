@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -17,6 +16,7 @@ from dropzone.errors import FolderError, OperatorError, printable
 from dropzone.ledger import Reader
 from dropzone.operate.asking import Finding, check_folder
 from dropzone.operate.finding import Finder
+from dropzone.values import value
 
 
 def get_folder(config: Config, name: str) -> Folder:
@@ -72,7 +72,7 @@ def _sink(out: Path | None) -> Iterator[BinaryIO]:
 Outcome = Literal["sent", "spared", "held", "refused", "waits", "left"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Planned:
     """What would become of one file, and why; `report` is what reading it found, if it was read.
 
@@ -85,7 +85,7 @@ class Planned:
     report: Report | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class FolderPlan:
     """What lies in one inbox, and what an import from there says beside the file. `fault`: why nobody can look."""
 
