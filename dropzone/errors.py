@@ -114,7 +114,7 @@ def printable(name: str | bytes) -> str:
 
     Partners choose names; a newline or a terminal escape in one must never reach a log or a screen.
     """
-    text = os.fsdecode(name)
+    text = name if isinstance(name, str) else os.fsdecode(name)
     if text.isprintable() and "\\" not in text:
         return text
     return "".join(_escape(char) for char in text)

@@ -137,23 +137,23 @@ class Reading:
 
     def _row(self, lines: Lines) -> bool:
         """One row, read exactly, or blank lines; whether nothing was wrong with it."""
-        if empty := lines.skip_empty():
-            self._tally.repairs[Repair.BLANK_LINES] += empty
-            return True
-        dialect, width = self._header.dialect, self._width
         text = lines.plain()
-        if text is not None and (fault := self._plainly_wrong(text)):
+        if text and (fault := self._plainly_wrong(text)):
             self._tally.rows += 1
             self._reject(Row(line=lines.line, text=text), fault, "" if fault.rule is Rule.FIELDS else self._entry_name)
             lines.take_plain(text)
             return False
+        if empty := lines.skip_empty():
+            self._tally.repairs[Repair.BLANK_LINES] += empty
+            return True
+        dialect = self._header.dialect
         peek = lines.peek()
         assert peek is not None  # there was more
         if not peek.long and dialect.is_blank(peek.first):
             lines.take(peek.first)
             self._tally.repairs[Repair.BLANK_LINES] += 1
             return True
-        return self._sort(read_row(lines, peek, dialect, width))
+        return self._sort(read_row(lines, peek, dialect, self._width))
 
     def _plainly_wrong(self, text: str) -> Fault | None:
         """What is wrong with a row of nothing but harmless characters, as most bad rows are, if anything is.

@@ -21,7 +21,7 @@ from dropzone.sheet.rules import Rule, mask, problem
 
 FIRST = 10  # repeats that a report names
 
-_HELD = 6 << 20  # bytes of keys in memory, with what Python adds to each
+_HELD = 4 << 20  # bytes of keys in memory, with what Python adds to each
 _OVERHEAD = 160
 _AT_ONCE = 256  # rows of a part that are written at a time
 _FRAME = Struct("<II")  # rows, bytes of their keys
