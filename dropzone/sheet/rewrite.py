@@ -47,11 +47,11 @@ class Rewrite:
         self._entries = _hashing(digest) if digest else _lowered if lower else None
         separator = b"[" + re.escape(self._delimiter) + b"\n]"
         cell = b"[^" + re.escape(self._delimiter) + b"\n]"
-        blank = b"[" + self._blanks + b"]"
-        # One character before what is looked for, so that `re` can find it without trying every place.
-        self._behind_delimiter = re.compile(re.escape(self._delimiter) + blank + b"++")
-        self._behind_line_end = re.compile(b"\n" + blank + b"++")
-        self._endings = {each: (bytes([each]) + self._delimiter, bytes([each]) + b"\n") for each in self._blanks}
+        # Both begin with a blank itself, for `re` finds a character in a tenth of the time that it takes to try places.
+        blanks = [bytes([each]) for each in self._blanks]
+        begins = [each + b"(?<!" + cell + each + b")[" + self._blanks + b"]*+" for each in blanks]
+        self._leading = dict(zip(blanks, map(re.compile, begins), strict=True))
+        self._trailing = {each: re.compile(each + b"(?=" + separator + b")") for each in blanks}
         self._with_comma = re.compile(b"(" + separator + b')((?!")[^,' + self._delimiter + b"\n]*+," + cell + b"*+)")
 
     def __call__(self, run: bytes, repairs: Counter[Repair]) -> bytes:
@@ -80,15 +80,13 @@ class Rewrite:
 
     def _trimmed(self, text: bytes, repairs: Counter[Repair]) -> bytes:
         """No blanks around the cells; a cell counts once, whether it had some on one side or on both."""
-        blanks = [blank for blank in self._blanks if blank in text]
-        if not blanks:
-            return text
-        if any(ending in text for blank in blanks for ending in self._endings[blank]):
+        blanks = [blank for blank in self._leading if blank in text]
+        if any(self._trailing[blank].search(text) for blank in blanks):
             return self._stripped(text, repairs)
-        text, behind_delimiters = self._behind_delimiter.subn(self._delimiter, text)
-        text, behind_line_ends = self._behind_line_end.subn(b"\n", b"\n" + text)
-        repairs[Repair.BLANKS] += behind_delimiters + behind_line_ends
-        return text[1:]
+        for blank in blanks:
+            text, count = self._leading[blank].subn(b"", text)
+            repairs[Repair.BLANKS] += count
+        return text
 
     def _stripped(self, text: bytes, repairs: Counter[Repair]) -> bytes:
         """The same, cell by cell; a line end is a cell meanwhile. Three times as slow, but so are all other ways."""
