@@ -10,6 +10,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import TextIO
 
 import click
@@ -36,8 +37,11 @@ def screen_width(stream: TextIO | None = None) -> int | None:
 
 def width(text: str) -> int:
     """How many columns `text` takes: two for a wide character, none for one that combines."""
-    if text.isascii():
-        return len(text)
+    return len(text) if text.isascii() else _width(text)
+
+
+@lru_cache(maxsize=128)  # the same few marks stand in every line of a queue
+def _width(text: str) -> int:
     return sum(
         0 if unicodedata.category(char) in ("Mn", "Me") else 2 if unicodedata.east_asian_width(char) in "WF" else 1
         for char in text
