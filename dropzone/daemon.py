@@ -23,6 +23,7 @@ from typing import Any, TypedDict
 
 from dropzone.account import AccountFacts, Condition, hastened
 from dropzone.alarms import Alarms, Voice
+from dropzone.bases import Bases
 from dropzone.config import Config
 from dropzone.drop import DECIDED, Accepted, Deferred, Drop, Event, Lost, Refused, State, Superseded
 from dropzone.errors import DropzoneError, FolderError, LedgerError, OperatorError
@@ -99,7 +100,7 @@ class Daemon:
         self._now = now
         self._monotonic = monotonic
         self._inboxes: dict[Path, str] = {}
-        self._bases: set[Path] = set()
+        self._bases = Bases(intake, voice)
         self._lanes = Lanes()
         self._filing = Lanes()  # what has its verdict: each in a lane of its own, for nobody need wait for it
         self._pool = Pool(POOL, "lane")
@@ -251,7 +252,7 @@ class Daemon:
         """Go on with another configuration; drops that were claimed keep what they were claimed under."""
         try:
             self._use(config)
-            self._take_up_new()
+            self._take_up()
         except (FolderError, LedgerError) as error:
             self._pause(error)
 
@@ -269,18 +270,12 @@ class Daemon:
             self._note_account(name)
         self._hasten(config.accounts)  # last: where the disk is full, the account waits for its next try
 
-    def _take_up_new(self) -> None:
-        for base in sorted({folder.base for folder in self._config.folders.values()} - self._bases):
-            self._take_up(base)
-
-    def _take_up(self, base: Path) -> None:
-        """Adopt what lies in work/ without a row, and mark work/ as this ledger's."""
-        if doubt := self._intake.doubt(base):
-            self._voice.warn(doubt, path=str(base / "work"), mend="look in OptiPub for what is held as no record")
-        self._enqueue(self._intake.take_up(base))
-        if doubt:
-            self._fill_in()
-        self._bases.add(base)
+    def _take_up(self) -> None:
+        """Take up the work folders of the configuration that were not yet."""
+        for drops, doubted in self._bases.take_up(folder.base for folder in self._config.folders.values()):
+            self._enqueue(drops)
+            if doubted:
+                self._fill_in()
 
     def _fill_in(self) -> None:
         """Put what was held before, and keeps its lane waiting only now, to where it stands in its lane."""
@@ -294,7 +289,7 @@ class Daemon:
         self._paused_folders = dict(self._ledger.paused_folders())
         self._fill_lanes()
         self._use(self._config)
-        self._take_up_new()
+        self._take_up()
 
     def _fill_lanes(self) -> None:
         for lane, account, id in self._unplaced():
@@ -317,14 +312,8 @@ class Daemon:
 
     def _recover(self) -> None:
         """Take up what a fault of the machine cut off: files in work/ without rows, rows that no lane knows."""
-        self._take_up_new()
-        for base in sorted(self._bases):
-            try:
-                self._intake.adopt(base, trusted=True)
-            except FolderError as fault:  # one mount that is gone must not keep the other folders waiting
-                if fault.environment:
-                    raise
-                self._voice.warn("a work folder cannot be used", path=str(base / "work"), why=str(fault))
+        self._take_up()
+        self._bases.adopt()
         self._fill_lanes()
         self._cut_off = False
 
@@ -367,7 +356,7 @@ class Daemon:
         self._pool.shutdown()
         self._filer.shutdown()
         with contextlib.suppress(FolderError, LedgerError):  # the mark of the last round does as well
-            self._mark_bases()
+            self._bases.mark()
         if self._keeping:
             self._keeping.join()  # it looks for the stop between two drops
 
@@ -524,19 +513,11 @@ class Daemon:
         if self._round_at <= now:
             self._round_at = now + ROUND_S
             self._room = POOL
-            self._mark_bases()
+            self._take_up()
+            self._bases.mark()
             self._alarms.look(self._config)
             if self._keep_at <= now:
                 self.keep()
-
-    def _mark_bases(self) -> None:
-        """Write down how far the ledger is, so that a copy that is older than that will be noticed."""
-        for base in sorted(self._bases):
-            try:
-                self._intake.mark(base)
-            except FolderError as fault:  # one mount that is gone must not keep the others waiting
-                if fault.environment:
-                    raise
 
     def keep(self) -> None:
         """Delete what is kept no longer, aside; the next time by itself in a day."""

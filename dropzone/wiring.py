@@ -88,24 +88,23 @@ def open_ledger(config: Config | Glance) -> Reader:
     return SQLiteReader(config.state_dir)
 
 
-def lay_out(config: Config, *, inboxes: bool = True) -> list[Path]:
-    """Make the directories that the configuration asks for; returns those that were missing."""
+def lay_out(config: Config) -> list[Path]:
+    """Make the directories that the configuration asks for, inboxes too; returns those that were missing."""
     from dropzone.folders import Folders
 
-    made: list[Path] = []
-    for path, mode in ((config.state_dir, 0o700), (config.root, 0o755)):
-        if not path.is_dir():
-            _make(path, mode)
-            made.append(path)
-    return made + Folders().lay_out(config, inboxes=inboxes)
+    made = [*_make_missing(config.state_dir, 0o700), *_make_missing(config.root, 0o755)]
+    return made + Folders().lay_out(config, inboxes=True)
 
 
-def _make(path: Path, mode: int) -> None:
+def _make_missing(path: Path, mode: int) -> list[Path]:
+    if path.is_dir():
+        return []
     try:
         path.mkdir(parents=True)
         path.chmod(mode)
     except OSError as error:
         raise FolderError("make", str(path), error, "Run 'dropzone init' as a user who may") from error
+    return [path]
 
 
 def _followed(config: Config) -> Config:
@@ -388,11 +387,12 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         # Perhaps a mount that is missing: making folders below it would hide that, and files with it.
         raise FolderError("use", str(config.root), "it is not there", "Mount it, or make it with 'dropzone init'")
     config = _followed(config)
-    lay_out(config, inboxes=False)
+    _make_missing(config.state_dir, 0o700)
     with state_lock(config.state_dir), contextlib.ExitStack() as stack:
         folders = Folders()
         ledger = SQLiteLedger(config.state_dir)
         stack.callback(ledger.close)
+        folders.lay_out(config, inboxes=False, occupied=ledger.open_bases())
         aside = stack.enter_context(Pool(2, "aside"))
         accounts = _Accounts(config, time.time)
         stack.callback(accounts.close)
@@ -448,7 +448,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             try:
                 new = _followed(load(path))
                 _check_reload(config, new)
-                lay_out(new, inboxes=False)
+                folders.lay_out(new, inboxes=False, occupied=ledger.open_bases())
                 _check_folders(folders, new)
             except (ConfigError, FolderError, OperatorError) as error:
                 problems = [problem.at(str(path)) for problem in getattr(error, "problems", ())]

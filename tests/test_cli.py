@@ -987,6 +987,34 @@ def test_a_reload_that_asks_for_a_folder_that_cannot_be_made_keeps_the_old(scene
         assert daemon.end() == 0
 
 
+def test_a_work_folder_that_is_away_is_not_made_anew(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Neither by a start nor by a reload: in an empty one its drops would seem to be gone."""
+    spool = tmp_path / "spool"
+    scene = make_scene(
+        tmp_path,
+        sandbox.url,
+        folders=f"acme: {{segment_id: 1, mode: lead}}\nglobex: {{segment_id: 2, mode: lead, spool: {spool}}}",
+        defaults=FAST,
+    )
+    sandbox.fault("status", status=408)
+    scene.put("g.csv", ROWS, folder="globex")
+    assert run_process(*command(scene, "run", "--once")).returncode == 5
+    spool.rename(tmp_path / "away")
+    spool.mkdir()  # as the folder below a mount
+    with running(scene) as daemon:
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("the configuration was read again")
+        scene.put("a.csv", ROWS)
+        daemon.wait_for("filed as done/acme/")
+        assert daemon.end() == 0
+    assert list(spool.iterdir()) == []
+    assert any("Mount it" in line.get("why", "") for line in daemon.journal)
+    spool.rmdir()
+    (tmp_path / "away").rename(spool)
+    assert [drop.state for drop in drops(scene)] == [State.QUEUED, State.DONE]
+    assert_kept(scene, drops(scene)[1:])
+
+
 def test_an_account_that_a_reload_takes_away_makes_its_drops_wait(scene: Scene, sandbox: Sandbox) -> None:
     """They were claimed for it: put off with the reason, and delivered once it is back."""
     good = (scene.at / "dropzone.yaml").read_text()

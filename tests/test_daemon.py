@@ -28,6 +28,7 @@ from dropzone.errors import FolderError, OperatorError
 from dropzone.folders import Folders, Mark, Wanted
 from dropzone.ledger import Pause
 from dropzone.ledger.sqlite import SQLiteLedger
+from dropzone.pipeline import AWAY_S
 from dropzone.readiness import Seen
 from dropzone.sandbox import Sandbox
 from dropzone.service import LockedError, notify, reloading, state_lock
@@ -577,6 +578,34 @@ def test_a_work_folder_that_is_gone_does_not_keep_the_others_waiting(tmp_path: P
         (tmp_path / "away").rename(spool)
         kit.after(ENVIRONMENT_S)
         assert kit.states() == {"a.csv": State.DONE, "g.csv": State.DONE}
+
+
+def test_a_work_folder_that_is_away_at_the_start_is_taken_up_once_it_is_back(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Told once; the other folders work, and what lay in it goes its way within a round of its coming back."""
+    spool = tmp_path / "spool"
+    folders = f"acme: {{segment_id: 1, mode: lead}}\nglobex: {{segment_id: 2, mode: lead, spool: {spool}}}"
+    scene = make_scene(tmp_path, sandbox.url, folders=folders)
+    sandbox.fault("status", status=408)
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        scene.put("g.csv", ROWS, folder="globex")
+        kit.turn()
+        kit.after(10.0)
+        assert kit.states() == {"g.csv": State.QUEUED}
+    spool.rename(tmp_path / "away")
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        scene.put("a.csv", ROWS, folder="acme")
+        kit.settle()
+        for _ in range(20):
+            kit.after(ROUND_S)
+        assert kit.states() == {"a.csv": State.DONE, "g.csv": State.QUEUED}
+        assert [line["path"] for line in kit.told("a work folder cannot be used")] == [str(spool / "work")]
+        (tmp_path / "away").rename(spool)
+        kit.after(ROUND_S)
+        kit.after(AWAY_S)
+        assert kit.states() == {"a.csv": State.DONE, "g.csv": State.DONE}
+        assert Folders().read_mark(spool).ledger == kit.ledger.id
 
 
 def test_a_fault_that_comes_back_while_recovering_keeps_the_pause(scene: Scene) -> None:

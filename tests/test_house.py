@@ -51,14 +51,15 @@ RANKS = {
     "intake": 5,
     "alarms": 5,
     "service": 4,
-    "daemon": 6,
+    "bases": 6,
     "operate": 6,
-    "answering": 7,
+    "daemon": 7,
+    "answering": 8,
     "sandbox": 7,
     "web": 7,
-    "wiring": 8,
-    "cli": 9,
-    "__main__": 10,
+    "wiring": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 # Narrower than the ranks. The sandbox is written from the API's documentation alone: what it shared with the client

@@ -206,6 +206,8 @@ FAULTS = {
     "the mount with `work/` is gone": [
         "filing.work_that_is_away_is_waited_for",
         "filing.a_check_waits_for_work_that_is_away",
+        "daemon.a_work_folder_that_is_away_at_the_start_is_taken_up_once_it_is_back",
+        "cli.a_work_folder_that_is_away_is_not_made_anew",
     ],
     "`done/` or `failed/` cannot be written": [
         "pipeline.a_verdict_that_cannot_be_filed_is_filed_later",

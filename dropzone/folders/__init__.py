@@ -26,7 +26,7 @@ import hashlib
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -184,9 +184,9 @@ class Folders:
 
     # ------------------------------------------------------------------------------------------------- lay out
 
-    def lay_out(self, config: Config, *, inboxes: bool) -> list[Path]:
+    def lay_out(self, config: Config, *, inboxes: bool, occupied: Container[Path] = ()) -> list[Path]:
         """Make the directories that are missing, with their modes; see `layout.lay_out`."""
-        return layout.lay_out(config, inboxes=inboxes)
+        return layout.lay_out(config, inboxes=inboxes, occupied=occupied)
 
     def find_fault(self, folder: Folder) -> FolderError | None:
         """What keeps `folder` from working, with its mend, or None; see `layout.find_fault`."""
@@ -504,7 +504,7 @@ class Folders:
     # ------------------------------------------------------------------------------------------------- internals
 
     def _work(self, base: Path) -> Opened:
-        with translated("open", base / "work", "Make it with 'dropzone init'"):
+        with translated("open", base / "work", "Mount it, or make it with 'dropzone init'"):
             return opened_path(f"{base}/work")
 
 

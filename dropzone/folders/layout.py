@@ -13,7 +13,7 @@ import contextlib
 import os
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,15 +27,20 @@ if TYPE_CHECKING:  # the models are slow to load, and not every question is abou
 _INBOX, _WORK, _RESULTS = 0o2770, 0o700, 0o750
 
 
-def lay_out(config: Config, *, inboxes: bool) -> list[Path]:
+def lay_out(config: Config, *, inboxes: bool, occupied: Container[Path] = ()) -> list[Path]:
     """Make the directories that are missing, with their modes; returns those that it made, or put right.
 
     With `inboxes` those below the root too: group-writable and setgid, so that a partner's user in the group may
     write and what it writes stays readable for us. That is for `dropzone init`: a hardened service may not set
     the setgid bit. A folder with its own `path:` belongs to somebody else: it is never made and never touched.
+
+    Of a base that is `occupied`, with drops in its work/, nothing is made once work/ is away: it is on a mount that is
+    missing, and in an empty one the drops would seem to be gone.
     """
     made: list[Path] = []
     for folder in config.folders.values():
+        if folder.base in occupied and not (folder.base / "work").is_dir():
+            continue
         made += make(folder.base / "work", _WORK)
         for verdict in ("done", "failed"):
             made += make(folder.base / verdict / folder.name, _RESULTS)

@@ -8,6 +8,7 @@ facts that follow from it together, durably, or changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from dropzone.account import AccountFacts
@@ -109,6 +110,9 @@ class Reader(Protocol):
 
         A held drop keeps its lane only where it `blocks`.
         """
+
+    def open_bases(self) -> set[Path]:
+        """The bases of all drops that are not finished: their files lie in work/ there."""
 
     def history(self, id: str) -> list[Entry]:
         """All that ever happened to the drop, oldest first."""

@@ -152,6 +152,11 @@ class SQLiteReader:
             )
             return [(str(lane), str(id)) for lane, id in rows]
 
+    def open_bases(self) -> set[Path]:
+        with self._reading as db:
+            rows = db.execute("SELECT DISTINCT base FROM drops WHERE state NOT IN ('done', 'failed')")
+            return {Path(base) for (base,) in rows}
+
     def history(self, id: str) -> list[Entry]:
         with self._reading as db:
             rows = db.execute("SELECT at, kind, body FROM events WHERE drop_id = ? ORDER BY n", (id,)).fetchall()

@@ -1,0 +1,67 @@
+"""The work/ folders of a configuration: each is taken up once, marked each round, and may be away with its mount.
+
+Knows that one which is away keeps no other waiting, and that a fault of the machine concerns all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from dropzone.alarms import Voice
+from dropzone.drop import Drop
+from dropzone.errors import FolderError
+from dropzone.intake import Intake
+
+
+class Bases:
+    """The bases that were taken up: the folders with a work/ in them. All may raise the machine's FolderError."""
+
+    def __init__(self, intake: Intake, voice: Voice) -> None:
+        self._intake = intake
+        self._voice = voice
+        self._taken: set[Path] = set()
+        self._away: set[Path] = set()  # they could not be taken up, and somebody was told of it
+
+    def take_up(self, wanted: Iterable[Path]) -> Iterator[tuple[list[Drop], bool]]:
+        """Take up those of `wanted` that were not yet: the drops that were adopted, and whether others were held.
+
+        One that is away is left out, and told once; whoever asks again takes it up when it is back.
+        """
+        for base in sorted(set(wanted) - self._taken):
+            try:
+                doubt = self._intake.doubt(base)
+                if doubt:
+                    mend = "look in OptiPub for what is held as no record"
+                    self._voice.warn(doubt, path=str(base / "work"), mend=mend)
+                drops = self._intake.take_up(base)
+            except FolderError as fault:
+                self._leave(base, fault, told=base in self._away)
+                self._away.add(base)
+                continue
+            yield drops, bool(doubt)
+            self._taken.add(base)
+            self._away.discard(base)
+
+    def adopt(self) -> None:
+        """Give rows to files in any work/ that a fault of the machine left without."""
+        for base in sorted(self._taken):
+            try:
+                self._intake.adopt(base, trusted=True)
+            except FolderError as fault:
+                self._leave(base, fault, told=False)
+
+    def mark(self) -> None:
+        """Write down in each how far the ledger is, so that a copy that is older than that will be noticed."""
+        for base in sorted(self._taken):
+            try:
+                self._intake.mark(base)
+            except FolderError as fault:
+                self._leave(base, fault, told=True)
+
+    def _leave(self, base: Path, fault: FolderError, *, told: bool) -> None:
+        """Go on without a base, as when its mount is gone. A fault of the machine is raised instead."""
+        if fault.environment:
+            raise fault
+        if not told:
+            self._voice.warn("a work folder cannot be used", path=str(base / "work"), why=str(fault))
