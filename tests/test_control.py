@@ -114,14 +114,20 @@ def test_an_order_that_takes_long_keeps_nobody_waiting(tmp_path: Path, serve: Se
             go_on.wait(20.0)
         return {"echo": request["say"]}
 
+    def ask_long() -> dict[str, Any] | None:
+        # The place of one who has the answer is free a moment later, once its thread has ended.
+        while "too much at once" in str(answer := ask(tmp_path, {"say": "long"})):
+            pass
+        return answer
+
     serve(obey)
     with ThreadPoolExecutor(ASKERS) as pool:
         try:
-            waiting = [pool.submit(ask, tmp_path, {"say": "long"}) for _ in range(ASKERS - 1)]
+            waiting = [pool.submit(ask_long) for _ in range(ASKERS - 1)]
             for _ in waiting:
                 assert begun.acquire(timeout=20.0)
             assert ask(tmp_path, {"say": "short"}) == {"echo": "short"}
-            waiting.append(pool.submit(ask, tmp_path, {"say": "long"}))
+            waiting.append(pool.submit(ask_long))
             assert begun.acquire(timeout=20.0)
             refused = ask(tmp_path, {"say": "short"})
             assert refused is not None
