@@ -30,15 +30,16 @@ class Bases:
         """
         for base in sorted(set(wanted) - self._taken):
             try:
-                doubt = self._intake.doubt(base)
-                if doubt:
-                    mend = "look in OptiPub for what is held as no record"
-                    self._voice.warn(doubt, path=str(base / "work"), mend=mend)
+                doubt = self._intake.doubt(base)  # first: what is taken up is marked as ours
                 drops = self._intake.take_up(base)
             except FolderError as fault:
                 self._leave(base, fault, told=base in self._away)
                 self._away.add(base)
                 continue
+            if doubt:
+                mend = "look in OptiPub for what is held as no record"
+                self._voice.warn(doubt, path=str(base / "work"), mend=mend)
+            # Only behind the caller's part: if that fails, the next round does all of it again.
             yield drops, bool(doubt)
             self._taken.add(base)
             self._away.discard(base)

@@ -392,6 +392,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
         folders = Folders()
         ledger = SQLiteLedger(config.state_dir)
         stack.callback(ledger.close)
+        # Behind the ledger, which knows where drops lie.
         folders.lay_out(config, inboxes=False, occupied=ledger.open_bases())
         aside = stack.enter_context(Pool(2, "aside"))
         accounts = _Accounts(config, time.time)
@@ -450,7 +451,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
                 _check_reload(config, new)
                 folders.lay_out(new, inboxes=False, occupied=ledger.open_bases())
                 _check_folders(folders, new)
-            except (ConfigError, FolderError, OperatorError) as error:
+            except (ConfigError, FolderError, LedgerError, OperatorError) as error:
                 problems = [problem.at(str(path)) for problem in getattr(error, "problems", ())]
                 journal.warn("the old configuration stays", why=str(error), problems=problems)
             else:

@@ -613,7 +613,7 @@ def test_why_of_an_inbox(scene: Scene) -> None:
     assert "1 name in it" in str(finding(scene, scene.inbox)["what"])
     shutil.rmtree(scene.config.root / "work")
     found = finding(scene, scene.inbox)
-    assert (found["standing"], found["change"]) == ("unfit", "Make it with 'dropzone init'")
+    assert (found["standing"], found["change"]) == ("unfit", "Mount it, or make it with 'dropzone init'")
     shutil.rmtree(scene.inbox)
     found = finding(scene, scene.inbox / "a.csv")
     assert found["standing"] == "unfit"

@@ -504,7 +504,7 @@ class Folders:
     # ------------------------------------------------------------------------------------------------- internals
 
     def _work(self, base: Path) -> Opened:
-        with translated("open", base / "work", "Mount it, or make it with 'dropzone init'"):
+        with translated("open", base / "work", layout.NO_WORK):
             return opened_path(f"{base}/work")
 
 

@@ -24,6 +24,9 @@ from dropzone.folders.system import mount_id, opened_path, translated
 if TYPE_CHECKING:  # the models are slow to load, and not every question is about settings
     from dropzone.config import Config, Folder
 
+# Mounting comes first: in one that is made in an empty mount point, the drops that lie on the mount seem to be gone.
+NO_WORK = "Mount it, or make it with 'dropzone init'"
+
 _INBOX, _WORK, _RESULTS = 0o2770, 0o700, 0o750
 
 
@@ -109,8 +112,9 @@ def _faults(inbox: Inbox) -> Iterator[FolderError]:
 @contextlib.contextmanager
 def _opened(place: Path) -> Iterator[int | None]:
     """`place` as a directory; None where it is not there yet, but for work/, without which nothing goes."""
+    hint = NO_WORK if place.name == "work" else "Make it with 'dropzone init'"
     try:
-        with translated("open", place, "Make it with 'dropzone init'"), opened_path(place) as fd:
+        with translated("open", place, hint), opened_path(place) as fd:
             yield fd
     except FolderError as fault:
         if place.name == "work" or not isinstance(fault.__cause__, FileNotFoundError):

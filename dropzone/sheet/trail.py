@@ -20,6 +20,7 @@ from dropzone.sheet.hashes import SIZE, Hashing, Ordered, Plain
 
 _FRAME = Struct("<BQQII")  # kind, line; of a run its place, rows and bytes; of one row its column, 1, its key's bytes
 _CANONICAL, _REWRITTEN, _SINGLE = range(3)  # a run that was written as it came; one that was not; one row
+_FRAMES = 512  # that are written at a time; small rows would make ten megabytes of them until rows are hashed (seen)
 _AT_ONCE = 1 << 19  # bytes that are hashed at a time: with less, calling takes longer than what is done (measured)
 SMALL = 1 << 20  # bytes of rows up to which no library need be imported and nothing goes to disk
 _MARKS = 25  # bits of a hash at most that tell whether it is marked: 4 MiB
@@ -80,16 +81,18 @@ class Trail:
         They stand `place` bytes into the text.
         """
         kind = _CANONICAL if run is written else _REWRITTEN
-        self._frames.append(_FRAME.pack(kind, line, place, count, len(run)))
-        self._note(count, written)
+        self._note(_FRAME.pack(kind, line, place, count, len(run)), count, written)
 
     def add_row(self, line: int, column: int, key: str) -> None:
         """Note one row that was read exactly; its address is `key`, without case."""
         entry = key.encode()
-        self._frames.append(_FRAME.pack(_SINGLE, line, column, 1, len(entry)) + entry)
-        self._note(1, entry + (b"\n" if self._end == b"\n" else self._end + b"\n"))
+        written = entry + (b"\n" if self._end == b"\n" else self._end + b"\n")
+        self._note(_FRAME.pack(_SINGLE, line, column, 1, len(entry)) + entry, 1, written)
 
-    def _note(self, count: int, written: bytes) -> None:
+    def _note(self, frame: bytes, count: int, written: bytes) -> None:
+        self._frames.append(frame)
+        if len(self._frames) >= _FRAMES:
+            self._write_frames()
         self.count += count
         self._pending.append(written)
         self._size += len(written)
@@ -111,10 +114,13 @@ class Trail:
         """Whether nothing was hashed yet."""
         return self._hashing is None
 
-    def _hash(self, hashing: Hashing) -> None:
-        self._hashing = hashing
+    def _write_frames(self) -> None:
         self.traces.frames.write(b"".join(self._frames))
         self._frames.clear()
+
+    def _hash(self, hashing: Hashing) -> None:
+        self._hashing = hashing
+        self._write_frames()
         rows, self._pending, self._size = self._pending, [], 0
 
         def hash_them() -> None:
