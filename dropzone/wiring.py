@@ -125,7 +125,7 @@ def _followed(config: Config) -> Config:
         name: folder.having(path=inbox(folder.path), base=follow(folder.base))
         for name, folder in config.folders.items()
     }
-    return config.model_copy(update={"root": root, "folders": folders})
+    return config.having(root=root, folders=folders)
 
 
 class _Accounts:

@@ -179,7 +179,7 @@ def test_why_is_answered_by_the_daemon_without_the_models(lived: Scene) -> None:
     alone = objects(lived, "why", *paths)
     code = (
         "import sys; from dropzone.cli import main\n"
-        "try: main(sys.argv[1:])\nfinally: assert not {'pydantic', 'dropzone.folders'} & set(sys.modules)"
+        "try: main(sys.argv[1:])\nfinally: assert not {'dropzone.config.model', 'dropzone.folders'} & set(sys.modules)"
     )
     words = [sys.executable, "-c", code, "-c", str(lived.at / "dropzone.yaml"), "why", "--json", *paths]
     with daemon_on(lived):
@@ -192,7 +192,13 @@ def test_why_is_answered_by_the_daemon_without_the_models(lived: Scene) -> None:
 @pytest.mark.parametrize("words", [["status"], ["queue"], ["show", "{id}"]])
 def test_an_answer_loads_only_what_it_needs(lived: Scene, words: list[str]) -> None:
     """Not the settings' models, nor what moves files, nor another command: loading is nearly all of the wait."""
-    spared = {"pydantic", "dropzone.folders", "dropzone.readiness", "dropzone.cli.orders", "click.shell_completion"}
+    spared = {
+        "dropzone.config.model",
+        "dropzone.folders",
+        "dropzone.readiness",
+        "dropzone.cli.orders",
+        "click.shell_completion",
+    }
     code = (
         "import sys; from dropzone.cli import main\n"
         f"try: main(sys.argv[1:])\nfinally: assert not {spared} & set(sys.modules)"
