@@ -1,12 +1,12 @@
-"""Records in blocks, each in order: a file of which one range of values after the other can be read from all blocks.
+"""Pieces in blocks, each in order: a file of which one range of values after the other can be read from all blocks.
 
-So the records of a whole file come together by their values, with no more in memory than a range has of them.
+So the pieces of a whole file come together by their values, with no more in memory than a range has of them.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import IO, NamedTuple
 
@@ -16,24 +16,32 @@ BOUNDS = [(part << 64) // RANGES for part in range(1, RANGES)]  # where each but
 _NUMBER = array("I").itemsize
 
 
+def ranges(count: int) -> Iterable[tuple[int, int]]:
+    """All `RANGES` in `count` of them, as far as they go: the first of each, and the one behind its last."""
+    count = min(RANGES, max(1, count))
+    return pairwise(RANGES * part // count for part in range(count + 1))
+
+
 class _Block(NamedTuple):
-    """Where in the file a block begins, and how many bytes of a note come before its records."""
+    """Where in the file a block begins, and how many bytes of a note come before its pieces."""
 
     at: int
     note: int
 
 
 class Blocks:
-    """A file of blocks. A record has `size` bytes, of which the first eight are its value, evenly spread."""
+    """A file of blocks. A piece has `size` bytes, of which the first eight are its value, evenly spread."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file = file
         self._size = size
+        self._known: list[_Block] = []
 
-    def write(self, records: bytes, smaller: Sequence[int], note: bytes = b"") -> None:
-        """Add a block of records in order. `smaller` are how many of them are smaller than each of `BOUNDS`."""
-        head = array("I", [len(note), 0, *smaller, len(records) // self._size])
-        self._file.write(b"".join((head, note, records)))
+    def write(self, pieces: bytes, smaller: Sequence[int], note: bytes = b"") -> None:
+        """Add a block of pieces in order. `smaller` are how many of them are smaller than each of `BOUNDS`."""
+        head = array("I", [len(note), 0, *smaller, len(pieces) // self._size])
+        for piece in (head.tobytes(), note, pieces):
+            self._file.write(piece)
 
     def notes(self) -> Iterator[bytes]:
         """What was noted of each block."""
@@ -41,12 +49,10 @@ class Blocks:
             self._file.seek(block.at + _HEAD)
             yield self._file.read(block.note)
 
-    def ranges(self, count: int) -> Iterator[list[bytes]]:
-        """The records of each of `count` ranges of values, or of `RANGES` if that is less: those of every block."""
-        blocks = list(self._all())
-        count = min(RANGES, max(1, count))
-        for first, end in pairwise(RANGES * part // count for part in range(count + 1)):
-            yield [self._part(block, first, end) for block in blocks]
+    def parts(self, first: int, end: int) -> list[bytes]:
+        """The pieces of each block from one of the `RANGES` on and before another one. Nothing is added any more."""
+        self._known = self._known or list(self._all())
+        return [self._part(block, first, end) for block in self._known]
 
     def _all(self) -> Iterator[_Block]:
         at = 0
@@ -60,7 +66,7 @@ class Blocks:
             at += _HEAD + note + self._size * count
 
     def _part(self, block: _Block, first: int, end: int) -> bytes:
-        """The records of some ranges. Where these begin is looked up, for to know it of all blocks takes much memory."""
+        """Its pieces in some ranges. Where they begin is looked up: known of all blocks it would take much memory."""
         self._file.seek(block.at + _NUMBER * (1 + first))
         cuts = array("I", self._file.read(_NUMBER * (end - first + 1)))
         self._file.seek(block.at + _HEAD + block.note + self._size * cuts[0])

@@ -12,11 +12,12 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain, pairwise
 from typing import IO, Any, Protocol
 
-from dropzone.sheet.blocks import BOUNDS, Blocks
+from dropzone.sheet.behind import Behind
+from dropzone.sheet.blocks import BOUNDS, Blocks, ranges
 
 SIZE = 8  # bytes of a hash
 BLOCK = 1 << 17  # hashes in memory at a time, a power of two: 1 MiB, and what sorting adds
@@ -115,7 +116,9 @@ class Marks:
         return self._hashing.marked(bits, self._shift, first - (octet << self._shift + 3), count)
 
 
-def mark_repeated(hashing: Hashing, files: Sequence[Ordered], counts: Sequence[int], tell: Callable[[], None]) -> Marks:
+def mark_repeated(
+    hashing: Hashing, files: Sequence[Ordered], counts: Sequence[int], behind: Behind, tell: Callable[[], None]
+) -> Marks:
     """Mark all rows whose hashes come more than once in the files, of which each has so many rows.
 
     The rows of each file begin with a block of their own. `tell` is called again and again, and may raise.
@@ -134,9 +137,14 @@ def mark_repeated(hashing: Hashing, files: Sequence[Ordered], counts: Sequence[i
     for block, rows in enumerate(chain.from_iterable(file.blocks.notes() for file in files)):
         tell()
         marks.add(rows, block)
-    for parts in zip(*(file.blocks.ranges(count) for file in files), strict=True):
+
+    def mark_range(first: int, end: int) -> None:
+        marks.add(hashing.repeated([part for file in files for part in file.blocks.parts(first, end)]))
+
+    for first, end in ranges(count):
         tell()
-        marks.add(hashing.repeated(list(chain.from_iterable(parts))))
+        behind.do(partial(mark_range, first, end))
+    behind.finish()
     return marks
 
 
@@ -248,7 +256,7 @@ class Vectors:
 
     def _sums(self, cells: Any, end: int) -> Any:
         """The hash of each of the `cells`, which go on to their first byte `end`; they are changed."""
-        words, _ = self._shortened(cells, cells.view(self.np.uint8) == end)
+        words, _ = self._shortened(cells, self._bits(cells.view(self.np.uint8) == end))
         words |= self._blanks  # lower case, and roughly so
         return self.mixed(words)
 
@@ -266,27 +274,33 @@ class Vectors:
         ends |= letters == _LINE_END
         upper = (letters - np.uint8(ord("A")) < np.uint8(26)).view(np.uint8)
         letters |= upper << np.uint8(5)
-        words, lengths = self._shortened(cells, ends)
+        words, lengths = self._shortened(cells, self._bits(ends))
         full = np.flatnonzero(lengths == WIDTH)
         behind = np.frombuffer(rows, np.uint8)[starts[full] + WIDTH]
         return words, full[(behind != _COMMA) & (behind != _QUOTE) & (behind != _LINE_END)]
 
+    def _bits(self, ends: Any) -> Any:
+        """A word for each cell, with a bit for each of its bytes."""
+        return self.np.packbits(ends, bitorder="little").view(self.np.uint64)
+
     def _shortened(self, cells: Any, ends: Any) -> tuple[Any, Any]:
         """The words of each cell up to its first end, with zeros behind that; and how many bytes those are."""
         np = self.np
-        bits = np.packbits(ends, bitorder="little").view(np.uint64)  # one for each byte
-        lengths = np.bitwise_count(~bits & (bits - np.uint64(1)))  # the zeros below the lowest one
+        lengths = np.bitwise_count(~ends & (ends - np.uint64(1)))  # the zeros below the lowest one
         words = cells.view(np.uint64)
         words &= np.take(self._masks, lengths, mode="clip").view(np.uint64)  # `clip` for none is out of bounds: faster
         return words.reshape(-1, WORDS), lengths
 
     def mixed(self, words: Any) -> Any:
         """The sum of each row of words, each word times its factor."""
-        return (words ^ (words >> self.np.uint64(29))) @ self._factors
+        mixed = words >> self.np.uint64(29)
+        mixed ^= words
+        return mixed @ self._factors
 
     def in_order(self, block: bytes) -> tuple[bytes, bytes]:
         np, bits = self.np, self.np.uint64(_place_bits())
-        values = np.frombuffer(block, np.uint64) >> bits << bits
+        values = np.frombuffer(block, np.uint64) >> bits
+        values <<= bits
         values |= np.arange(len(values), dtype=np.uint64)
         values.sort()
         alike = _alike_in(np, values >> bits)
@@ -303,12 +317,12 @@ class Vectors:
 
     def repeated(self, parts: Sequence[bytes]) -> bytes:
         np, bits, more = self.np, self.np.uint64(_place_bits()), self.np.uint64(len(parts).bit_length())
-        numbers = np.arange(len(parts), dtype=np.uint64) << bits
-        rows = np.frombuffer(b"".join(parts), np.uint64)
+        values = np.frombuffer(b"".join(parts), np.uint64)
+        rows = values & np.uint64(BLOCK - 1)
+        rows |= np.repeat(np.arange(len(parts), dtype=np.uint64) << bits, [len(part) // SIZE for part in parts])
         # All have about the same highest bits, which give way to the number of the block.
-        values = rows >> bits << bits + more
-        rows = rows & np.uint64(BLOCK - 1)
-        rows |= np.repeat(numbers, [len(part) // SIZE for part in parts])
+        values = values >> bits
+        values <<= bits + more
         values |= rows
         values.sort()
         alike = _alike_in(np, values >> bits + more)

@@ -1,148 +1,171 @@
 """Rows that have the same address, found exactly and thousands at a time, with numpy; memory stays bounded.
 
-A record is a key, with the first row that has it and the line of the last. Records are put in order by a hash of their
-keys, so that those of one key stand side by side; there the keys are compared, each row but the first is a repeat, and
-one record is left. What is left of a block of records goes to a temporary file, if there are several, and at the end
-one range of hashes after the other is read from all blocks and treated in the same way. That a million rows have one
-address makes neither a block nor a range larger.
+A sighting is a key, with the first row that has it and the line of the last. Sightings are put in order by a hash of
+their keys, so that those of one key stand side by side; there the keys are compared, each row but the first is a
+repeat, and one sighting is left. What is left of so many goes to a temporary file as a block, if there are several, and
+at the end one range of hashes after the other is read from all blocks and treated in the same way. That a million rows
+have one address makes neither a block nor a range larger.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from dropzone.sheet.blocks import BOUNDS, Blocks
+from dropzone.sheet.behind import Behind
+from dropzone.sheet.blocks import BOUNDS, Blocks, ranges
 from dropzone.sheet.hashes import SIZE, WORDS, Vectors, padded
 from dropzone.sheet.repeats import FIRST, Repeats, key_of
 
-BLOCK = 1 << 14  # records in memory at a time: 1.5 MiB, and a few times that to compare them
-TEXT = 1 << 18  # bytes of rows that are cut at a time
+BLOCK = 1 << 14  # sightings in memory at a time: 1.5 MiB, and a few times that to compare them
+TEXT = 1 << 18  # bytes of rows that are handed over at a time
+_AT_ONCE = 1 << 12  # of these rows of which sightings are made at a time
 
-_HASH, _LINE, _COLUMN, _LAST, _KEY = range(5)  # the words of a record: of the first row line and column, last line, key
-_RECORD = _KEY + WORDS
+_HASH, _LINE, _COLUMN, _LAST, _KEY = range(5)  # the words of a sighting; line and column are those of the first row
+_SIGHTING = _KEY + WORDS
 
 
 class Same:
-    """Tells `repeats` what it would have found itself. Keys too long for a record are left to it."""
+    """Tells `repeats` what it would have found itself. Keys too long for a sighting are left to it."""
 
-    def __init__(self, vectors: Vectors, repeats: Repeats, tell: Callable[[], None]) -> None:
+    def __init__(self, vectors: Vectors, repeats: Repeats, behind: Behind, tell: Callable[[], None]) -> None:
         self._np = vectors.np
         self._vectors = vectors
         self._repeats = repeats
+        self._behind = behind
         self._tell = tell
         self._blocks: Blocks | None = None
-        self._count = 0  # records in these
-        self._records: list[Any] = []
-        self._size = 0  # records in these
+        self._count = 0  # sightings in them
+        self._sightings: list[Any] = []  # those in no block yet
+        self._size = 0  # how many these are
         self._text = _Text()
 
     def add_run(self, run: bytes, count: int, places: Sequence[int], line: int) -> None:
         """Note the rows at these places in a canonical run of `count` rows, the first of which stands in `line`."""
         self._text.add_run(run, count, self._np.asarray(places, self._np.uint64), line)
-        if self._text.size >= TEXT:
-            self._cut()
+        self._hand_over(TEXT)
 
     def add(self, rows: Iterable[tuple[bytes, int, int]]) -> None:
         """Note rows, in the order of the file: key, line and column of each."""
         for row in rows:
             self._text.add(*row)
-        if self._text.size >= TEXT:
-            self._cut()
+        self._hand_over(TEXT)
 
     def finish(self) -> None:
         """Have all compared."""
-        self._cut()
+        self._hand_over(0)
+        self._behind.finish()
         if self._blocks is None:
             self._compared(self._waiting())
             return
         self._write(self._blocks)
-        for parts in self._blocks.ranges(-(-self._count // BLOCK)):
+        for first, end in ranges(-(-self._count // BLOCK)):
             self._tell()
-            self._compared(self._np.frombuffer(b"".join(parts), self._np.uint64).reshape(-1, _RECORD))
+            self._behind.do(partial(self._compare_range, self._blocks, first, end))
+        self._behind.finish()
 
-    def _cut(self) -> None:
-        """Make records of the rows that wait as text."""
-        np, text = self._np, self._text
-        self._text = _Text()
+    def _hand_over(self, least: int) -> None:
+        """Have the rows that wait as text made into sightings, if there is so much of it."""
+        if self._text.size >= least:
+            self._behind.do(partial(self._cut, self._text))
+            self._text = _Text()
+
+    def _cut(self, text: _Text) -> None:
+        """Make sightings of rows, some at a time: there may be as many as lines of seven bytes."""
+        np = self._np
         rows = padded(text.pieces)
         starts = self._vectors.starts(rows)
         places, lines, columns = (np.frombuffer(each, np.uint64) for each in (text.places, text.lines, text.columns))
         if len(places) and places[-1] >= len(starts):  # somebody has changed the file meanwhile
             there = places < len(starts)
             places, lines, columns = places[there], lines[there], columns[there]
-        starts = starts[places]
+        for at in range(0, len(places), _AT_ONCE):
+            some = slice(at, at + _AT_ONCE)
+            self._see(rows, starts[places[some]], lines[some], columns[some])
+
+    def _see(self, rows: bytes, starts: Any, lines: Any, columns: Any) -> None:
+        """Make sightings of the rows that begin at `starts`."""
         keys, longer = self._vectors.keys(rows, starts)
-        records = np.empty((len(keys), _RECORD), np.uint64)
-        records[:, _HASH] = self._vectors.mixed(keys)
-        records[:, _LINE] = records[:, _LAST] = lines
-        records[:, _COLUMN] = columns
-        records[:, _KEY:] = keys
+        sightings = self._np.empty((len(keys), _SIGHTING), self._np.uint64)
+        sightings[:, _HASH] = self._vectors.mixed(keys)
+        sightings[:, _LINE] = sightings[:, _LAST] = lines
+        sightings[:, _COLUMN] = columns
+        sightings[:, _KEY:] = keys
         if len(longer):
             long = (key_of(rows[start : rows.find(b"\n", start)].lower()) for start in starts[longer].tolist())
             self._repeats.add(zip(long, lines[longer].tolist(), columns[longer].tolist(), strict=True))
-            records = np.delete(records, longer, axis=0)
-        self._records.append(records)
-        self._size += len(records)
+            sightings = self._np.delete(sightings, longer, axis=0)
+        self._sightings.append(sightings)
+        self._size += len(sightings)
         if self._size >= BLOCK:
-            self._blocks = self._blocks or Blocks(self._repeats.new_file(), SIZE * _RECORD)
+            self._blocks = self._blocks or Blocks(self._repeats.new_file(), SIZE * _SIGHTING)
             self._write(self._blocks)
 
     def _waiting(self) -> Any:
-        """The records that are not in a block yet."""
-        records = self._np.concatenate([*self._records, self._np.empty((0, _RECORD), self._np.uint64)])
-        self._records, self._size = [], 0
-        return records
+        """The sightings that are not in a block yet."""
+        sightings = self._np.concatenate([*self._sightings, self._np.empty((0, _SIGHTING), self._np.uint64)])
+        self._sightings, self._size = [], 0
+        return sightings
 
     def _write(self, blocks: Blocks) -> None:
-        """Make a block of the records that wait, with one of each key."""
+        """Make a block of the sightings that wait, with one of each key."""
         np = self._np
-        records = self._compared(self._waiting())
-        blocks.write(records.tobytes(), np.searchsorted(records[:, _HASH], np.array(BOUNDS, np.uint64)).tolist())
-        self._count += len(records)
+        sightings = self._compared(self._waiting())
+        blocks.write(sightings.tobytes(), np.searchsorted(sightings[:, _HASH], np.array(BOUNDS, np.uint64)).tolist())
+        self._count += len(sightings)
 
-    def _compared(self, records: Any) -> Any:
-        """The records in order, with one left of each key. They come in the order of the file, where keys are alike."""
+    def _compare_range(self, blocks: Blocks, first: int, end: int) -> None:
+        parts = b"".join(blocks.parts(first, end))
+        self._compared(self._np.frombuffer(parts, self._np.uint64).reshape(-1, _SIGHTING))
+
+    def _compared(self, sightings: Any) -> Any:
+        """The sightings in order, with one left of each key. They come in the order of the file."""
         np = self._np
-        records = records[self._order(records)]
-        again = self._again(records)
-        if (~again[1:] & (records[1:, _HASH] == records[:-1, _HASH])).any():  # different keys of one hash
-            records = records[np.lexsort((*records.T[_KEY:], records[:, _HASH]))]
-            again = self._again(records)
+        sightings = sightings[self._order(sightings)]
+        again = self._again(sightings)
+        if (~again[1:] & (sightings[1:, _HASH] == sightings[:-1, _HASH])).any():  # different keys of one hash
+            sightings = sightings[np.lexsort((*sightings.T[_KEY:], sightings[:, _HASH]))]
+            again = self._again(sightings)
         if not again.any():
-            return records
-        self._found(records, np.flatnonzero(again))
+            return sightings
+        self._found(sightings, np.flatnonzero(again))
         firsts = np.flatnonzero(~again)
-        left = records[firsts]
-        left[:, _LAST] = records[np.append(firsts[1:], len(records)) - 1, _LAST]
+        left = sightings[firsts]
+        left[:, _LAST] = sightings[np.append(firsts[1:], len(sightings)) - 1, _LAST]
         return left
 
-    def _order(self, records: Any) -> Any:
-        """The places of the records by their hashes. These are sorted, and their lowest bits give way to the place."""
-        np, bits = self._np, self._np.uint64(len(records).bit_length())
-        values = records[:, _HASH] >> bits << bits
-        values |= np.arange(len(records), dtype=np.uint64)
+    def _order(self, sightings: Any) -> Any:
+        """The places of the sightings by their hashes. These are sorted, with the place in their lowest bits."""
+        np, bits = self._np, self._np.uint64(len(sightings).bit_length())
+        values = sightings[:, _HASH] >> bits << bits
+        values |= np.arange(len(sightings), dtype=np.uint64)
         values.sort()
         return values & np.uint64((1 << int(bits)) - 1)
 
-    def _again(self, records: Any) -> Any:
-        """Which records have the key of the one before."""
+    def _again(self, sightings: Any) -> Any:
+        """Which sightings have the key of the one before."""
         np = self._np
-        again = np.zeros(len(records), bool)
-        differ = records[1:, _KEY:] != records[:-1, _KEY:]
+        again = np.zeros(len(sightings), bool)
+        differ = sightings[1:, _KEY:] != sightings[:-1, _KEY:]
         np.equal(differ.view(np.uint64).ravel(), 0, out=again[1:])  # eight bytes, each of which says so of a word
         return again
 
-    def _found(self, records: Any, again: Any) -> None:
-        """Tell of the records at the places `again`, which repeat those before them."""
-        lines, before = records[again, _LINE], records[again - 1, _LAST]
+    def _found(self, sightings: Any, again: Any) -> None:
+        """Tell of the sightings at the places `again`, which repeat those before them."""
+        lines, before = sightings[again, _LINE], sightings[again - 1, _LAST]
         earliest = self._np.argsort(lines)[:FIRST]
         self._repeats.found_many(
             before,
             [
-                (records[again[each], _KEY:].tobytes().rstrip(b"\0"), int(lines[each]), int(columns), int(before[each]))
-                for each, columns in zip(earliest, records[again[earliest], _COLUMN], strict=True)
+                (
+                    sightings[again[each], _KEY:].tobytes().rstrip(b"\0"),
+                    int(lines[each]),
+                    int(columns),
+                    int(before[each]),
+                )
+                for each, columns in zip(earliest, sightings[again[earliest], _COLUMN], strict=True)
             ],
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from struct import Struct
 from typing import IO, Protocol
 
@@ -22,7 +23,7 @@ from dropzone.sheet.same import Same
 _FRAME = Struct("<BQQII")  # kind, line; of a run its place, rows and bytes; of one row its column, 1, its key's bytes
 _CANONICAL, _REWRITTEN, _SINGLE = range(3)  # a run that was written as it came; one that was not; one row
 _FRAMES = 512  # that are written at a time; small rows would make ten megabytes of them until rows are hashed (seen)
-_AT_ONCE = 1 << 19  # bytes that are hashed at a time: with less, calling takes longer than what is done (measured)
+_AT_ONCE = 1 << 18  # bytes that are hashed at a time: with less, calling takes longer than what is done (measured)
 SMALL = 1 << 20  # bytes of rows up to which no library need be imported and nothing goes to disk
 
 
@@ -69,7 +70,7 @@ class Trail:
         self.again = again
         self.count = count  # good rows
         self._end = end
-        self._behind = behind
+        self.behind = behind
         self._frames: list[bytes] = []
         self._pending: list[bytes] = []
         self._size = 0
@@ -103,7 +104,7 @@ class Trail:
     def finish(self, hashing: Hashing) -> None:
         """Have all that was noted hashed; with `hashing`, if nothing was hashed yet."""
         self._hash(self._hashing or hashing)
-        self._behind.finish()
+        self.behind.finish()
 
     def put_in_order(self) -> None:
         """Have all hashes in `traces.ordered`; until then the last ones may be missing there."""
@@ -122,13 +123,26 @@ class Trail:
     def _hash(self, hashing: Hashing) -> None:
         self._hashing = hashing
         self._write_frames()
-        rows, self._pending, self._size = self._pending, [], 0
+        for rows in _batches(self._pending):
+            self.behind.do(partial(self._add_hashes, hashing, rows))
+        self._pending, self._size = [], 0
 
-        def hash_them() -> None:
-            self.ordered.add(hashing.hashes(rows, self._end), hashing)
+    def _add_hashes(self, hashing: Hashing, rows: Sequence[bytes]) -> None:
+        self.ordered.add(hashing.hashes(rows, self._end), hashing)
 
-        if rows:
-            self._behind.do(hash_them)
+
+def _batches(rows: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
+    """As many at a time as are hashed at once; before it was known that there are many, more of them have come."""
+    batch: list[bytes] = []
+    size = 0
+    for each in rows:
+        batch.append(each)
+        size += len(each)
+        if size > _AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def find_repeats(
@@ -145,12 +159,13 @@ def find_repeats(
     """
     small = len(trails) == 1 and trails[0].is_small
     hashing = Plain() if small else hashes.best(trails[0].key)
+    behind = trails[0].behind
     for trail in trails:
         trail.finish(hashing)
-    marks = mark_repeated(hashing, [trail.ordered for trail in trails], [trail.count for trail in trails], tell)
+    marks = mark_repeated(hashing, [trail.ordered for trail in trails], [trail.count for trail in trails], behind, tell)
     if not marks.any:
         return
-    exact = Same(hashing, repeats, tell) if isinstance(hashing, Vectors) else repeats
+    exact = Same(hashing, repeats, behind, tell) if isinstance(hashing, Vectors) else repeats
     block = 0
     for trail in trails:
         _compare(trail, block * hashes.BLOCK, marks, exact, read, tell)
