@@ -345,7 +345,8 @@ class Vectors:
     def marked(self, marks: bytes | bytearray, shift: int, first: int, count: int) -> Sequence[int]:
         np = self.np
         bits = np.unpackbits(np.frombuffer(marks, np.uint8), bitorder="little")
-        found: Sequence[int] = np.flatnonzero(np.repeat(bits, 1 << shift)[first : first + count])
+        each = np.repeat(bits, 1 << shift) if shift else bits
+        found: Sequence[int] = np.flatnonzero(each[first : first + count])
         return found
 
 

@@ -123,34 +123,43 @@ class Same:
     def _compared(self, sightings: Any) -> Any:
         """The sightings in order, with one left of each key. They come in the order of the file."""
         np = self._np
-        sightings = sightings[self._order(sightings)]
-        again = self._again(sightings)
-        if (~again[1:] & (sightings[1:, _HASH] == sightings[:-1, _HASH])).any():  # different keys of one hash
+        order, twins = self._order(sightings)
+        sightings = sightings[order]
+        alike = self._are_alike(sightings, twins)
+        if not alike.all():  # other keys of one hash may stand in between
             sightings = sightings[np.lexsort((*sightings.T[_KEY:], sightings[:, _HASH]))]
-            again = self._again(sightings)
-        if not again.any():
+            twins = np.arange(1, len(sightings))
+            alike = self._are_alike(sightings, twins)
+        again = twins[alike]
+        if not len(again):
             return sightings
-        self._found(sightings, np.flatnonzero(again))
-        firsts = np.flatnonzero(~again)
+        self._found(sightings, again)
+        left = np.ones(len(sightings), bool)
+        left[again] = False
+        firsts = np.flatnonzero(left)
         left = sightings[firsts]
         left[:, _LAST] = sightings[np.append(firsts[1:], len(sightings)) - 1, _LAST]
         return left
 
-    def _order(self, sightings: Any) -> Any:
-        """The places of the sightings by their hashes. These are sorted, with the place in their lowest bits."""
+    def _order(self, sightings: Any) -> tuple[Any, Any]:
+        """The places of the sightings by their hashes, and where behind that one stands behind another of its hash.
+
+        The hashes are sorted, with the place in their lowest bits.
+        """
         np, bits = self._np, self._np.uint64(len(sightings).bit_length())
-        values = sightings[:, _HASH] >> bits << bits
+        values = sightings[:, _HASH] >> bits
+        values <<= bits
         values |= np.arange(len(sightings), dtype=np.uint64)
         values.sort()
-        return values & np.uint64((1 << int(bits)) - 1)
+        order = values & np.uint64((1 << int(bits)) - 1)
+        values >>= bits
+        return order, np.flatnonzero(values[1:] == values[:-1]) + 1
 
-    def _again(self, sightings: Any) -> Any:
-        """Which sightings have the key of the one before."""
+    def _are_alike(self, sightings: Any, places: Any) -> Any:
+        """Which of the sightings at these places have the key of the one before."""
         np = self._np
-        again = np.zeros(len(sightings), bool)
-        differ = sightings[1:, _KEY:] != sightings[:-1, _KEY:]
-        np.equal(differ.view(np.uint64).ravel(), 0, out=again[1:])  # eight bytes, each of which says so of a word
-        return again
+        differ = sightings[places, _KEY:] != sightings[places - 1, _KEY:]
+        return differ.view(np.uint64).ravel() == 0  # eight bytes, each of which says so of a word
 
     def _found(self, sightings: Any, again: Any) -> None:
         """Tell of the sightings at the places `again`, which repeat those before them."""
