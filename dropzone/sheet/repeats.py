@@ -1,4 +1,4 @@
-"""Addresses that come again: found exactly, in bounded memory, whatever the size of the file.
+"""Addresses that come again: found exactly, in bounded memory, whatever the size of the file; here row by row.
 
 The keys that come first are kept in memory; once these are enough, each further new key goes to one of a few temporary
 files by its hash, and each of those is later gone through in the same way. A key is either kept at its first row or
@@ -110,7 +110,7 @@ class Repeats:
                 self._superseded(int(line))
         for key, line, column, at in earliest:
             if len(self._first) < FIRST or line < self._first[-1].line:
-                insort(self._first, _Repeat(line, column, at, mask(key.decode())))
+                insort(self._first, _Repeat(line, column, at, mask(key.decode(errors="replace"))))
                 del self._first[FIRST:]
 
     def new_file(self) -> IO[bytes]:
