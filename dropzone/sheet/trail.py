@@ -2,8 +2,8 @@
 
 While rows go by, each leaves a hash of eight bytes, and each run of rows the place in the text where it stands; both go
 to temporary files once they are many. At the end the hashes tell which rows may be repeats; none, mostly, or a few. If
-there are some, the text is read once more for them, and they are compared exactly (`repeats`, or with numpy `same`), so that
-the counts never rest on a hash.
+there are some, the text is read once more for them, and they are compared exactly (with numpy in `same`, without it in
+`repeats`), so that the counts never rest on a hash.
 """
 
 from __future__ import annotations
