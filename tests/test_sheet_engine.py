@@ -10,22 +10,25 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import pytest
 from test_sheet import Nowhere, Stream, folder
 
 from dropzone.errors import Cancelled
-from dropzone.sheet import check, hashes
+from dropzone.sheet import check, hashes, same
 from dropzone.sheet.behind import Behind, Later
 from dropzone.sheet.cores import count_cores
 from dropzone.sheet.hashes import SIZE, Plain, Vectors, new_key
 from dropzone.sheet.patterns import ENGINES, Shape, rows
+from dropzone.sheet.repeats import Repeats
 from dropzone.sheet.source import Twice
 
 _EXACT = replace(ENGINES["re"], trusted=False)  # every row one by one
@@ -68,15 +71,124 @@ def test_what_differs_late_is_left_to_the_exact_comparison() -> None:
     assert report.repeated_rows == 200 // (len(rows) // 50 - 1)
 
 
-@pytest.mark.parametrize("hashing", [Plain(), Vectors(np, new_key())], ids=["plain", "numpy"])
-def test_a_million_rows_of_one_address_take_the_room_of_two(hashing: hashes.Hashing) -> None:
-    """Of each hash two are kept in a sorted block, or a range of values could grow with the file."""
-    values = np.array([7, 9, 7, 7, 1, 9, 7, 9], np.uint64)
-    block, smaller = hashing.sorted(values.tobytes(), [0, 8, 100])
-    assert np.frombuffer(block, np.uint64).tolist() == [1, 7, 7, 9, 9]
-    assert smaller == [0, 3, 5]
-    assert hashing.sorted(values[:1].tobytes(), []) == (values[:1].tobytes(), [])
-    assert hashing.repeated(block + block[:SIZE]) == [1, 7, 9]
+_WAYS = pytest.mark.parametrize("hashing", [Plain(), Vectors(np, new_key())], ids=["plain", "numpy"])
+
+
+@_WAYS
+def test_a_million_rows_of_one_address_take_the_room_of_one(hashing: hashes.Hashing) -> None:
+    """Of each hash one is left in a block in order, or a range of values could grow with the file."""
+    rare, often = 7 << 40, 9 << 40
+    block, again = hashing.in_order(np.array([often, rare, 1, often, often], np.uint64).tobytes())
+    assert np.frombuffer(block, np.uint64).tolist() == [2, rare | 1, often]
+    assert sorted(np.frombuffer(again, np.uint64).tolist()) == [0, 3, 4]
+    assert list(hashing.smaller(block, [0, 8, 8 << 40, 1 << 63])) == [0, 1, 2, 3]
+    assert sorted(np.frombuffer(hashing.repeated([block, b"", block[SIZE:]]), np.uint64).tolist()) == [
+        0,
+        1,
+        2 * hashes.BLOCK,
+        2 * hashes.BLOCK + 1,
+    ]
+
+
+@_WAYS
+@pytest.mark.parametrize("marks", [4, 1 << 26])
+@pytest.mark.parametrize("seed", range(8))
+def test_all_rows_of_a_hash_that_comes_again_are_marked(
+    seed: int, marks: int, hashing: hashes.Hashing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of files, blocks and rows; others are, too, only where many rows share a bit."""
+    monkeypatch.setattr(hashes, "BLOCK", 8)
+    monkeypatch.setattr(hashes, "_MARKS", marks)
+    chance = random.Random(seed)
+    values = [chance.getrandbits(64) for _ in range(400)]
+    files = [chance.choices(values, k=chance.choice([0, 1, 8, 300])) for _ in range(chance.choice([1, 3]))]
+    with ExitStack() as stack:
+        ordered = [hashes.Ordered(stack.enter_context(TemporaryFile())) for _ in files]
+        for rows, file in zip(files, ordered, strict=True):
+            for value in rows:
+                file.add(value.to_bytes(SIZE, "little"), hashing)
+        behind = stack.enter_context(Behind(beside=seed % 2 == 0))
+        found = hashes.mark_repeated(hashing, ordered, list(map(len, files)), behind, lambda: None)
+    counts = Counter(value for rows in files for value in rows)
+    again = [[place for place, value in enumerate(rows) if counts[value] > 1] for rows in files]
+    first = 0
+    for rows, expected in zip(files, again, strict=True):
+        marked = list(found.among(first, len(rows)))
+        assert marked == expected if marks > 4 else set(expected) <= set(marked)
+        assert [place for place in range(len(rows)) if len(found.among(first + place, 1))] == marked
+        first += hashes.blocks(len(rows)) * hashes.BLOCK
+    assert found.any == any(map(len, again))
+
+
+_KEYS = [
+    "a@b.co",
+    *("x" * length + "@b.co" for length in (*range(56, 61), 90)),
+    "^a@b.co",
+    "~a@b.co",
+    "ü@b.co",
+    "\u212a@b.co",
+]
+
+
+class _Colliding(Vectors):
+    """Has few hashes for all keys, as a key that somebody knows could make it."""
+
+    def mixed(self, words: Any) -> Any:
+        return super().mixed(words) & np.uint64(3 << 62)
+
+
+@pytest.mark.parametrize("vectors", [Vectors, _Colliding])
+@pytest.mark.parametrize("seed", range(6))
+def test_repeats_are_the_same_many_at_a_time(
+    seed: int, vectors: type[Vectors], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that are found row by row: keys of every length, also of one hash; in runs and alone; however cut."""
+    chance = random.Random(seed)
+    monkeypatch.setattr(same, "BLOCK", chance.choice([1, 5, 40, 1 << 14]))
+    monkeypatch.setattr(same, "TEXT", chance.choice([0, 300, 1 << 18]))
+    found = []
+    for many in (True, False):
+        chance, superseded = random.Random(seed), list[int]()
+        with Repeats(superseded=superseded.append) as repeats, Behind(beside=seed % 2 == 0) as behind:
+            exact = same.Same(vectors(np, new_key()), repeats, behind, lambda: None) if many else repeats
+            line = 2
+            for _ in range(300):
+                keys = chance.choices([*_KEYS, *(f"{number}@b.co" for number in range(200))], k=chance.randrange(1, 9))
+                places = [place for place in range(len(keys)) if chance.random() < 0.8]
+                if chance.random() < 0.3:
+                    exact.add((keys[place].lower().encode(), line + place, 7) for place in places)
+                else:
+                    cells = (f'"{key}"' if chance.random() < 0.3 else key for key in keys)
+                    tail = chance.choice(["", ",x", ',"A,B"'])
+                    cased = (cell if "\u212a" in cell else chance.choice([cell, cell.upper()]) for cell in cells)
+                    run = "".join(f"{cell}{tail}\n" for cell in cased).replace("Ü", "ü").encode()
+                    exact.add_run(run, len(keys), places, line)
+                line += len(keys)
+            exact.finish()
+            repeats.finish()
+            found.append((repeats.count, repeats.first("email"), sorted(superseded)))
+    assert found[0] == found[1]
+    assert found[0][0] > 300
+
+
+def test_a_million_rows_of_one_address_are_compared_in_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One record is left of them in each block, and so it is where all blocks come together."""
+    monkeypatch.setattr(same, "BLOCK", 64)
+    monkeypatch.setattr(same, "_AT_ONCE", 64)
+    sizes = []
+
+    class Watched(same.Same):
+        def _compared(self, records: Any) -> Any:
+            sizes.append(len(records))
+            return super()._compared(records)
+
+    with Repeats() as repeats, Behind(beside=False) as behind:
+        exact = Watched(Vectors(np, new_key()), repeats, behind, lambda: None)
+        for line in range(0, 100_000, 100):
+            exact.add_run(b"a@b.co,\nA@b.co,\n" * 50, 100, range(100), line)
+        exact.finish()
+    assert repeats.count == 99_999
+    assert max(sizes) < 2_000
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -19,7 +19,7 @@ from oracle.mean import Case, mean
 from soak import times
 
 from dropzone.drop import Report
-from dropzone.sheet import behind, check, hashes, trail
+from dropzone.sheet import behind, check, hashes, same, trail
 from dropzone.sheet import parts as plans
 from dropzone.sheet.parts import Files, Outcome, Part, Plan, read_part
 from dropzone.sheet.patterns import ENGINES
@@ -69,7 +69,10 @@ def by_the_fast_one(case: Case, engine: str, parts: int, patch: pytest.MonkeyPat
     """With what is large made small, so that small files get there; with and without numpy, and a second thread."""
     prepared, rejects = io.BytesIO(), io.BytesIO()
     patch.setattr(trail, "SMALL", [0, 40, 1 << 20][case.number % 3])
-    patch.setattr(hashes, "BLOCK", [2, 7, 1 << 19][case.number // 3 % 3])
+    patch.setattr(hashes, "BLOCK", [2, 8, 1 << 19][case.number // 3 % 3])
+    patch.setattr(hashes, "_MARKS", [1, 4, 1 << 26][case.number // 5 % 3])
+    patch.setattr(same, "BLOCK", [1, 3, 1 << 14][case.number // 7 % 3])
+    patch.setattr(same, "TEXT", [0, 90, 1 << 18][case.number // 2 % 3])
     patch.setattr(hashes, "best", [hashes.best, lambda _: hashes.Plain()][case.number // 9 % 2])
     if case.number % 4 == 0:  # cut where it is wrong, too: in the middle of cells in quotes
         patch.setattr(plans, "_is_row", lambda *_: True)

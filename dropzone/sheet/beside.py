@@ -72,8 +72,8 @@ def main() -> None:
     """Read the part that standard input holds and tell standard output of it."""
     orders, answers = sys.stdin.buffer, sys.stdout.buffer
     part, (fd, *others) = pickle.load(orders)  # noqa: S301 - what `Beside` has written
-    prepared, rejects, frames, hashes, ordered = map(_open, others)
-    files = Files(prepared=prepared, rejects=rejects, traces=Traces(frames=frames, hashes=hashes, ordered=ordered))
+    prepared, rejects, frames, ordered = map(_open, others)
+    files = Files(prepared=prepared, rejects=rejects, traces=Traces(frames=frames, ordered=ordered))
 
     def tell(bytes_read: int) -> None:
         try:

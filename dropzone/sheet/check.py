@@ -150,13 +150,13 @@ class _Check:
         self._tell = self.text.tell_progress
         # Before those who write to them: what is left last has to be left by them first.
         self._traces = new_traces(self._file)
+        self._held = files.enter_context(HeldRows(scratch)) if folder.repeats == "last" else None
+        superseded = self._held.supersede if self._held else None
+        self._repeats = files.enter_context(Repeats(superseded=superseded, tell=self._tell, scratch=scratch))
         self._writing = files.enter_context(Behind(beside=beside))
         self._hashing = files.enter_context(Behind(beside=beside))
         self._prepared = Later(prepared, self._writing)
         self._rejects = rejects
-        self._held = files.enter_context(HeldRows(scratch)) if folder.repeats == "last" else None
-        superseded = self._held.supersede if self._held else None
-        self._repeats = files.enter_context(Repeats(superseded=superseded, tell=self._tell, scratch=scratch))
 
     def run(self, engine: Engine, plan: Plan, row_limit: int) -> Report:
         """Read the header and all rows. Raises `Refusal` where the text cannot be read to its end."""

@@ -69,7 +69,7 @@ class Files:
 
     def all(self) -> tuple[IO[bytes], ...]:
         """In the order of the fields."""
-        return self.prepared, self.rejects, self.traces.frames, self.traces.hashes, self.traces.ordered
+        return self.prepared, self.rejects, self.traces.frames, self.traces.ordered
 
 
 class Running(Protocol):

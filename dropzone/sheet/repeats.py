@@ -1,4 +1,4 @@
-"""Addresses that come again: found exactly, in bounded memory, whatever the size of the file.
+"""Addresses that come again: found exactly, in bounded memory, whatever the size of the file; here row by row.
 
 The keys that come first are kept in memory; once these are enough, each further new key goes to one of a few temporary
 files by its hash, and each of those is later gone through in the same way. A key is either kept at its first row or
@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from array import array
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from struct import Struct
 from typing import IO, NamedTuple, Protocol, Self
@@ -78,6 +78,12 @@ class Repeats:
         """Note rows, in the order of the file: key, line and column of each. A key has no line ends in it."""
         self._tally.add(rows)
 
+    def add_run(self, run: bytes, count: int, places: Sequence[int], line: int) -> None:
+        """Note the rows at these places in a canonical run of `count` rows, the first of which stands in `line`."""
+        rows = run.lower().split(b"\n", count)
+        # All are there, unless somebody has changed the file meanwhile.
+        self.add((key_of(rows[each]), line + each, 1) for each in places if each < len(rows))
+
     def finish(self) -> None:
         """Bring `count` and what `first` gives up to the whole file."""
         self._tally.finish()
@@ -91,12 +97,21 @@ class Repeats:
 
     def found(self, key: bytes, line: int, column: int, before: int) -> None:
         """Count one repeat, and tell of the row that it supersedes."""
-        self.count += 1
+        self.found_many((before,), ((key, line, column, before),))
+
+    def found_many(self, before: Collection[int], earliest: Iterable[tuple[bytes, int, int, int]]) -> None:
+        """Count repeats, and tell of the rows `before` that they supersede; `earliest` are the `FIRST` of them.
+
+        These have key, line and column, and the line of the row that they repeat.
+        """
+        self.count += len(before)
         if self._superseded:
-            self._superseded(before)
-        if len(self._first) < FIRST or line < self._first[-1].line:
-            insort(self._first, _Repeat(line, column, before, mask(key.decode())))
-            del self._first[FIRST:]
+            for line in before:
+                self._superseded(int(line))
+        for key, line, column, at in earliest:
+            if len(self._first) < FIRST or line < self._first[-1].line:
+                insort(self._first, _Repeat(line, column, at, mask(key.decode(errors="replace"))))
+                del self._first[FIRST:]
 
     def new_file(self) -> IO[bytes]:
         """A temporary file that is gone when this is left, if not earlier."""
@@ -105,6 +120,11 @@ class Repeats:
 
 def _new_file(files: ExitStack, scratch: str | None) -> IO[bytes]:
     return files.enter_context(tempfile.TemporaryFile(dir=scratch))
+
+
+def key_of(row: bytes) -> bytes:
+    """The key of a canonical row in lower case: its first cell, without quotes."""
+    return row.partition(b",")[0].strip(b'"')
 
 
 class _Tally:

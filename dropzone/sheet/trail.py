@@ -2,48 +2,50 @@
 
 While rows go by, each leaves a hash of eight bytes, and each run of rows the place in the text where it stands; both go
 to temporary files once they are many. At the end the hashes tell which rows may be repeats; none, mostly, or a few. If
-there are some, the text is read once more for them, and they are compared exactly (`repeats`), so that the counts never
-rest on a hash.
+there are some, the text is read once more for them, and they are compared exactly (with numpy in `same`, without it in
+`repeats`), so that the counts never rest on a hash.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
 from struct import Struct
 from typing import IO, Protocol
 
 from dropzone.sheet import hashes
 from dropzone.sheet.behind import Behind
-from dropzone.sheet.hashes import SIZE, Hashing, Ordered, Plain
+from dropzone.sheet.hashes import Hashing, Marks, Ordered, Plain, Vectors, mark_repeated
+from dropzone.sheet.repeats import Repeats
+from dropzone.sheet.same import Same
 
 _FRAME = Struct("<BQQII")  # kind, line; of a run its place, rows and bytes; of one row its column, 1, its key's bytes
 _CANONICAL, _REWRITTEN, _SINGLE = range(3)  # a run that was written as it came; one that was not; one row
 _FRAMES = 512  # that are written at a time; small rows would make ten megabytes of them until rows are hashed (seen)
-_AT_ONCE = 1 << 19  # bytes that are hashed at a time: with less, calling takes longer than what is done (measured)
+_AT_ONCE = 1 << 18  # bytes that are hashed at a time: with less, calling takes longer than what is done (measured)
 SMALL = 1 << 20  # bytes of rows up to which no library need be imported and nothing goes to disk
-_MARKS = 25  # bits of a hash at most that tell whether it is marked: 4 MiB
 
 
 class Exact(Protocol):
-    """Who compares the rows that may be repeats: key, line and column of each."""
+    """Who compares the rows that may be repeats, in the order of the file: key, line and column of each."""
 
     def add(self, rows: Iterable[tuple[bytes, int, int]]) -> None: ...
+    def add_run(self, run: bytes, count: int, places: Sequence[int], line: int) -> None: ...
+    def finish(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traces:
-    """The files of a trail: where rows stand; the hash of each, in the order of the rows; and the same in blocks."""
+    """The files of a trail: where rows stand, and the hash of each, in blocks."""
 
     frames: IO[bytes]
-    hashes: IO[bytes]
     ordered: IO[bytes]
 
 
 def new_traces(new: Callable[[], IO[bytes]]) -> Traces:
     """With files that `new` makes."""
-    return Traces(frames=new(), hashes=new(), ordered=new())
+    return Traces(frames=new(), ordered=new())
 
 
 class Trail:
@@ -68,12 +70,12 @@ class Trail:
         self.again = again
         self.count = count  # good rows
         self._end = end
-        self._behind = behind
+        self.behind = behind
         self._frames: list[bytes] = []
         self._pending: list[bytes] = []
         self._size = 0
         self._hashing: Hashing | None = None
-        self._ordered = Ordered(traces.ordered)
+        self.ordered = Ordered(traces.ordered)
 
     def add_run(self, line: int, count: int, place: int, run: bytes, written: bytes) -> None:
         """Note `count` rows of one line each, the first in `line`, as they came and as they were written.
@@ -102,12 +104,12 @@ class Trail:
     def finish(self, hashing: Hashing) -> None:
         """Have all that was noted hashed; with `hashing`, if nothing was hashed yet."""
         self._hash(self._hashing or hashing)
-        self._behind.finish()
+        self.behind.finish()
 
     def put_in_order(self) -> None:
         """Have all hashes in `traces.ordered`; until then the last ones may be missing there."""
         if self._hashing:
-            self._ordered.flush(self._hashing)
+            self.ordered.flush(self._hashing)
 
     @property
     def is_small(self) -> bool:
@@ -121,24 +123,35 @@ class Trail:
     def _hash(self, hashing: Hashing) -> None:
         self._hashing = hashing
         self._write_frames()
-        rows, self._pending, self._size = self._pending, [], 0
+        for rows in _batches(self._pending):
+            self.behind.do(partial(self._add_hashes, hashing, rows))
+        self._pending, self._size = [], 0
 
-        def hash_them() -> None:
-            block = hashing.hashes(rows, self._end)
-            self.traces.hashes.write(block)
-            self._ordered.add(block, hashing)
+    def _add_hashes(self, hashing: Hashing, rows: Sequence[bytes]) -> None:
+        self.ordered.add(hashing.hashes(rows, self._end), hashing)
 
-        if rows:
-            self._behind.do(hash_them)
+
+def _batches(rows: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
+    """As many at a time as are hashed at once; before it was known that there are many, more of them have come."""
+    batch: list[bytes] = []
+    size = 0
+    for each in rows:
+        batch.append(each)
+        size += len(each)
+        if size > _AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def find_repeats(
     trails: Sequence[Trail],
-    exact: Exact,
+    repeats: Repeats,
     read: Callable[[bytes], tuple[bytes, int] | None],
     tell: Callable[[], None],
 ) -> None:
-    """Hand every row whose address may have come before, or may come again, to `exact`, in the order of the file.
+    """Hand every row whose address may have come before, or may come again, to `repeats`, in the order of the file.
 
     `read` gives the key of a row as it came, and the column where it stands; None if it is none, which can only be if
     somebody has changed the file meanwhile. `tell` is called again and again, and what it raises ends the search. May
@@ -146,42 +159,18 @@ def find_repeats(
     """
     small = len(trails) == 1 and trails[0].is_small
     hashing = Plain() if small else hashes.best(trails[0].key)
+    behind = trails[0].behind
     for trail in trails:
         trail.finish(hashing)
-    marks = _Marks(sum(trail.count for trail in trails))
-    for value in _repeated(trails, hashing, marks.count, tell):
-        marks.add(value)
-    for trail in trails if marks.any else ():
-        _compare(trail, hashing, marks, exact, read, tell)
-
-
-def _repeated(trails: Sequence[Trail], hashing: Hashing, count: int, tell: Callable[[], None]) -> Iterable[int]:
-    """The hashes that come more than once in the trails, `count` altogether."""
-    if count <= hashes.BLOCK:
-        return hashing.repeated(b"".join(_read(trail.traces.hashes) for trail in trails))
+    marks = mark_repeated(hashing, [trail.ordered for trail in trails], [trail.count for trail in trails], behind, tell)
+    if not marks.any:
+        return
+    exact = Same(hashing, repeats, behind, tell) if isinstance(hashing, Vectors) else repeats
+    block = 0
     for trail in trails:
-        trail.put_in_order()
-    return hashes.repeated(hashing, [trail.traces.ordered for trail in trails], count, tell)
-
-
-def _read(file: IO[bytes]) -> bytes:
-    file.seek(0)
-    return file.read()
-
-
-class _Marks:
-    """Which beginnings of hashes are marked: one bit for each, so it stays as small as it is whatever is marked."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.any = False
-        self.shift = 64 - min(_MARKS, count.bit_length() + 5)
-        self.bits = bytearray(1 << (64 - self.shift - 3))
-
-    def add(self, value: int) -> None:
-        self.any = True
-        place = value >> self.shift
-        self.bits[place >> 3] |= 1 << (place & 7)
+        _compare(trail, block * hashes.BLOCK, marks, exact, read, tell)
+        block += hashes.blocks(trail.count)
+    exact.finish()
 
 
 class _Window:
@@ -203,34 +192,32 @@ class _Window:
 
 def _compare(
     trail: Trail,
-    hashing: Hashing,
-    marks: _Marks,
+    row: int,
+    marks: Marks,
     exact: Exact,
     read: Callable[[bytes], tuple[bytes, int] | None],
     tell: Callable[[], None],
 ) -> None:
-    """Hand key, line and column of the rows of a trail whose hashes are marked to `exact`."""
-    frames, add = trail.traces.frames, exact.add
+    """Hand the rows of a trail that are marked to `exact`; the first one is row number `row`."""
+    frames = trail.traces.frames
     frames.seek(0)
-    trail.traces.hashes.seek(0)
     window = _Window(trail.again())
     while frame := frames.read(_FRAME.size):
         tell()
         kind, line, place, count, size = _FRAME.unpack(frame)
         key = frames.read(size) if kind == _SINGLE else b""
-        places = hashing.found(trail.traces.hashes.read(SIZE * count), marks.bits, marks.shift)
-        if not places:
+        places = marks.among(row, count)
+        row += count
+        if not len(places):
             continue
         if kind == _SINGLE:
-            add([(key, line, place)])
+            exact.add([(key, line, place)])
             continue
-        text = window.at(place, size)
-        rows = (text.lower() if kind == _CANONICAL else text).split(b"\n")
-        # All are there, unless somebody has changed the file meanwhile.
-        there = [each for each in places if each < len(rows)]
+        run = window.at(place, size)
         if kind == _CANONICAL:
-            keys = (rows[each].partition(b",")[0].strip(b'"') for each in there)
-            add(zip(keys, map(line.__add__, there), repeat(1)))
+            exact.add_run(run, count, places, line)
         else:
-            found = ((read(rows[each]), line + each) for each in there)
-            add((entry[0], at, entry[1]) for entry, at in found if entry)
+            rows = run.split(b"\n")
+            # All are there, unless somebody has changed the file meanwhile.
+            found = ((read(rows[each]), line + each) for each in places if each < len(rows))
+            exact.add((entry[0], at, entry[1]) for entry, at in found if entry)
