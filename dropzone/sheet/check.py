@@ -21,7 +21,7 @@ from dropzone.sheet.hashes import new_key
 from dropzone.sheet.header import Header, describe, read_header
 from dropzone.sheet.held import HeldRows
 from dropzone.sheet.lines import Lines
-from dropzone.sheet.parts import Files, Others, Outcome, Part, Plan, find_cuts, find_file, pays
+from dropzone.sheet.parts import LOOK, Files, Others, Outcome, Part, Plan, find_cuts, find_file, pay
 from dropzone.sheet.patterns import Engine, best
 from dropzone.sheet.reading import Reading, Tally
 from dropzone.sheet.repeats import Repeats, Sink
@@ -88,8 +88,7 @@ def check(
         )
         engine = engine or best()
         if plan is None:
-            in_parts = cores > 1 and not compressed and pays(folder, engine) and parts_are_free(files)
-            plan = Plan(most=cores if in_parts else 1, start=Beside)
+            plan = Plan(most=1 if compressed else cores, start=Beside, look=0 if pay(folder, engine) else LOOK)
         try:
             return checking.run(engine, plan, row_limit)
         except Refusal as refusal:
@@ -175,7 +174,13 @@ class _Check:
             tally=self._tally,
             held=self._held,
         )
-        self._begin_others(lines, header, engine, plan, trail.key)
+        fd = find_file(self._source, text, self._folder, plan)
+        while fd is not None and lines.more():
+            before = lines.passed
+            steps = reading.read_all(lines, before + plan.look)
+            if plan.pays(steps, lines.passed - before):
+                self._begin_others(fd, lines, header, engine, plan, trail.key)
+                break
         reading.read_all(lines)
         trails, bytes_read = [trail], text.bytes_read
         if text.stop is not None:
@@ -199,12 +204,11 @@ class _Check:
 
     # ------------------------------------------------------------------------------------------------- parts
 
-    def _begin_others(self, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes) -> None:
-        """Cut the file, if it is to be and can be, and have all parts but the first one read."""
+    def _begin_others(self, fd: int, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes) -> None:
+        """Cut what is left of the file, if it can be, and have all parts but the first one read."""
         text = self.text
-        fd = find_file(self._source, text, self._folder) if plan.most > 1 else None
-        cuts = find_cuts(fd, plan, text.bytes_read, header, self._folder, engine) if fd is not None else []
-        if fd is None or not cuts:
+        cuts = find_cuts(fd, plan, text.bytes_read, header, self._folder, engine)
+        if not cuts or not parts_are_free(self._files):
             return
         settings = self._folder.settings_json()
         parts = [
