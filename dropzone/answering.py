@@ -20,10 +20,11 @@ from dropzone.daemon import Daemon
 from dropzone.drop import Drop, Event
 from dropzone.errors import DropzoneError, IllegalEvent, OperatorError, printable
 from dropzone.ledger import Ledger, SegmentNote
-from dropzone.operate.finding import Finder
+from dropzone.operate.finding import Finder, Looker
 from dropzone.progress import Board
 
 _PATIENCE_S = 20.0  # the loop may be waiting for a disk; then the asker is told, and nothing is done later
+_AT_ONCE = 500  # files of an inbox: who asks about more looks at them alone, and keeps nobody from the work
 
 Answer = dict[str, Any]
 
@@ -60,6 +61,8 @@ class Answering:
                 return self._obey(request, by)
             case "why":
                 return self._health() | {"findings": self._why(request["paths"])}
+            case "inbox":
+                return self._health() | {"inbox": self._inbox(str(request["folder"]))}
             case _:
                 return self._health()
 
@@ -92,8 +95,18 @@ class Answering:
 
     def _why(self, paths: list[str]) -> list[Answer]:
         """What stands about each of `paths`. No file is read to its end for that: the daemon does so by itself."""
-        finder = Finder(self._daemon.config, self._ledger, now=self._now(), thorough=False)
+        finder = Finder(self._daemon.config, self._ledger, self._looker())
         return [finder.why(Path(path)).members() for path in paths]
+
+    def _inbox(self, name: str) -> Answer | None:
+        """What lies in the inbox of a folder; None where there is no such folder, or more than can be told here."""
+        folder, looker = self._daemon.config.folders.get(name), self._looker()
+        if folder is None or looker.count(folder) > _AT_ONCE:
+            return None
+        return looker.look_through(folder).members()
+
+    def _looker(self) -> Looker:
+        return Looker(self._ledger, now=self._now(), thorough=False)
 
     def _note_segment(self, request: dict[str, Any]) -> Answer:
         note = SegmentNote(**request["note"]) if request["note"] else None

@@ -584,4 +584,4 @@ class Pipeline:
 
 
 def _without_limit(folder: Folder) -> Folder:
-    return folder.model_copy(update={"guards": folder.guards.model_copy(update={"max_bytes": sys.maxsize})})
+    return folder.having(guards=folder.guards.having(max_bytes=sys.maxsize))

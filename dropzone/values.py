@@ -9,15 +9,15 @@ in a question. The others are shared and go by the fields. It still is a datacla
 
 from __future__ import annotations
 
-from dataclasses import MISSING, FrozenInstanceError, dataclass, fields
+from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
 from typing import Any, NoReturn, TypeVar, dataclass_transform
 
 _T = TypeVar("_T")
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 def value(cls: type[_T]) -> type[_T]:
-    """Make `cls` a value: as ``@dataclass(frozen=True, slots=True, kw_only=True)``, defaults but no `field()`."""
+    """Make `cls` a value: as ``@dataclass(frozen=True, slots=True, kw_only=True)``, and `field(default_factory=…)`."""
     made: Any = dataclass(init=False, repr=False, eq=False, slots=True, kw_only=True)(cls)
     made.__init__ = _first
     made.__setattr__ = made.__delattr__ = _refuse
@@ -34,12 +34,16 @@ def _first(self: Any, *wrong: object, **given: object) -> None:
 
 
 def _init_of(cls: Any) -> Any:
-    defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
-    names = [field.name for field in fields(cls)]
-    given = ", ".join(f"{name}=_defaults[{name!r}]" if name in defaults else name for name in names)
+    names = [each.name for each in fields(cls)]
+    defaults = {each.name: each.default for each in fields(cls) if each.default is not MISSING}
+    makers = {each.name: each.default_factory for each in fields(cls) if each.default_factory is not MISSING}
+    optional = defaults | dict.fromkeys(makers, MISSING)
+    given = ", ".join(f"{name}=_defaults[{name!r}]" if name in optional else name for name in names)
+    made = "".join(f"\n    if {name} is _missing: {name} = _makers[{name!r}]()" for name in makers)
     sets = "".join(f"\n    _set_{name}(self, {name})" for name in names)  # its slot: no look-up by name, each time
-    scope: dict[str, Any] = {f"_set_{name}": getattr(cls, name).__set__ for name in names} | {"_defaults": defaults}
-    exec(f"def __init__(self, *, {given}) -> None:{sets}", scope)  # noqa: S102 - as `dataclass` does; of our own names
+    scope: dict[str, Any] = {f"_set_{name}": getattr(cls, name).__set__ for name in names}
+    scope |= {"_defaults": optional, "_makers": makers, "_missing": MISSING}
+    exec(f"def __init__(self, *, {given}) -> None:{made}{sets}", scope)  # noqa: S102 - as `dataclass` does; of our own names
     return scope["__init__"]
 
 

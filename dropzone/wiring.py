@@ -21,13 +21,13 @@ from dropzone.errors import ConfigError, DropzoneError, FolderError, LedgerError
 from dropzone.ledger import SegmentNote
 
 if TYPE_CHECKING:
-    from dropzone.config import Account, Config, Glance
+    from dropzone.config import Account, Config, Folder, Glance
     from dropzone.daemon import Daemon
     from dropzone.drop import Drop
     from dropzone.folders import Folders
     from dropzone.ledger import Ledger, Reader
     from dropzone.ledger.sqlite import SQLiteLedger
-    from dropzone.operate import Finding
+    from dropzone.operate import Finding, Inbox
     from dropzone.optipub import OptiPub
     from dropzone.optipub.segments import Wanted
     from dropzone.telemetry import Journal
@@ -125,7 +125,7 @@ def _followed(config: Config) -> Config:
         name: folder.having(path=inbox(folder.path), base=follow(folder.base))
         for name, folder in config.folders.items()
     }
-    return config.model_copy(update={"root": root, "folders": folders})
+    return config.having(root=root, folders=folders)
 
 
 class _Accounts:
@@ -202,12 +202,50 @@ def why(file: Path, paths: list[Path]) -> tuple[list[Finding], operate.Health]:
             health = operate.Health.read(answer, crc=seen.crc)
             if answer and "findings" in answer:
                 return [operate.Finding.read(members) for members in answer["findings"]], health
-    from dropzone.operate.finding import Finder
+    from dropzone.operate.finding import Finder, Looker
 
     config = load(file)
     with find_ledger(config) as ledger:
-        finder = Finder(config, ledger, now=time.time())
+        finder = Finder(config, ledger, Looker(ledger, now=time.time()))
         return [finder.why(path) for path in paths], health
+
+
+def inboxes(file: Path, ledger: Reader | None, name: str | None) -> Iterator[Inbox]:
+    """What lies in the inbox of the folder `name`, or in all of them.
+
+    As for `why` the daemon looks, where one runs, but not where much lies there. Raises ConfigError and OperatorError.
+    """
+    from dropzone.operate import trying
+
+    loaded = cache(lambda: load(file))
+    seen = configuration.glance(file)
+    watched = _watched(seen) if seen else []
+    for each in [name] if name is not None else watched or list(loaded().folders):
+        told = _ask_inbox(seen, each) if seen and each in watched else None
+        yield told or _look_through(trying.get_folder(loaded(), each), ledger)
+
+
+def _look_through(folder: Folder, ledger: Reader | None) -> Inbox:
+    from dropzone.operate.finding import Looker
+
+    return Looker(ledger, now=time.time()).look_through(folder)
+
+
+def _watched(seen: Glance) -> list[str]:
+    """The folders that a daemon watches now, if one runs by the configuration as it is."""
+    health = ask_health(seen)
+    if not health.running or health.outdated or health.unasked:
+        return []
+    return [name for name in seen.folders if name not in health.unmade]
+
+
+def _ask_inbox(seen: Glance, name: str) -> Inbox | None:
+    from dropzone.control import ask
+
+    with contextlib.suppress(OperatorError):
+        if (answer := ask(seen.state_dir, {"ask": "inbox", "folder": name})) and answer.get("inbox"):
+            return operate.Inbox.read(answer["inbox"])
+    return None
 
 
 def order(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -26,7 +27,9 @@ from dropzone.cli.manual import commands, page
 from dropzone.drop import Drop, State
 from dropzone.ledger import Standing
 from dropzone.ledger.sqlite import SQLiteReader
-from dropzone.operate import Health, ages, overview, queue
+from dropzone.operate import Health, Inbox, ages, overview, queue
+from dropzone.operate.finding import Looker
+from dropzone.operate.trying import plan
 from dropzone.progress import Step
 from dropzone.sandbox import Sandbox
 
@@ -179,7 +182,7 @@ def test_why_is_answered_by_the_daemon_without_the_models(lived: Scene) -> None:
     alone = objects(lived, "why", *paths)
     code = (
         "import sys; from dropzone.cli import main\n"
-        "try: main(sys.argv[1:])\nfinally: assert not {'pydantic', 'dropzone.folders'} & set(sys.modules)"
+        "try: main(sys.argv[1:])\nfinally: assert not {'dropzone.config.model', 'dropzone.folders'} & set(sys.modules)"
     )
     words = [sys.executable, "-c", code, "-c", str(lived.at / "dropzone.yaml"), "why", "--json", *paths]
     with daemon_on(lived):
@@ -192,7 +195,13 @@ def test_why_is_answered_by_the_daemon_without_the_models(lived: Scene) -> None:
 @pytest.mark.parametrize("words", [["status"], ["queue"], ["show", "{id}"]])
 def test_an_answer_loads_only_what_it_needs(lived: Scene, words: list[str]) -> None:
     """Not the settings' models, nor what moves files, nor another command: loading is nearly all of the wait."""
-    spared = {"pydantic", "dropzone.folders", "dropzone.readiness", "dropzone.cli.orders", "click.shell_completion"}
+    spared = {
+        "dropzone.config.model",
+        "dropzone.folders",
+        "dropzone.readiness",
+        "dropzone.cli.orders",
+        "click.shell_completion",
+    }
     code = (
         "import sys; from dropzone.cli import main\n"
         f"try: main(sys.argv[1:])\nfinally: assert not {spared} & set(sys.modules)"
@@ -703,6 +712,62 @@ def test_plan_of_folders_that_cannot_be_looked_into(scene: Scene) -> None:
     assert objects(scene, "plan", "--folder", "acme")[0]["path"] is None
     assert ask(scene, "plan", "--folder", "globex")[0] == 0
     assert ask(scene, "plan", "--folder", "nobody")[0] == 1
+
+
+def test_plan_asks_the_daemon_that_runs(tmp_path: Path, sandbox: Sandbox) -> None:
+    """It looks, and says what one would find alone; where nothing has to be read, no settings are loaded."""
+    scene = make_scene(tmp_path, sandbox.url, folders=FOLDERS, defaults="settle: 1h, settle_unseen: 1h, scan: 1h")
+    scene.put("a.csv", ROWS)
+    scene.put("b.csv.part", ROWS)
+    scene.put(HOSTILE, ROWS, folder="globex")
+    (scene.inbox / "link.csv").symlink_to("/etc/passwd")
+    alone = objects(scene, "plan")
+    code = (
+        "import sys; from dropzone.cli import main\n"
+        "try: main(sys.argv[1:])\nfinally: assert not {'dropzone.config.model', 'dropzone.folders'} & set(sys.modules)"
+    )
+    words = [sys.executable, "-c", code, "-c", str(scene.at / "dropzone.yaml"), "plan", "--json"]
+    with daemon_on(scene):
+        done = subprocess.run(words, capture_output=True, check=False)
+        assert [each["folder"] for each in objects(scene, "plan", "--folder", "globex")] == ["globex"]
+        assert ask(scene, "plan", "--folder", "nobody")[0] == 1
+        change(scene, "  globex:", "  newcomer:")  # what the daemon goes by is no answer any more
+        assert {each["folder"] for each in objects(scene, "plan")} == {"acme", "newcomer"}
+    assert (done.returncode, done.stderr) == (3, b"")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == alone
+    assert [each["outcome"] for each in alone] == ["waits", "left", "left", "waits"]
+
+
+def test_plan_looks_itself_where_much_lies_in_an_inbox(scene: Scene) -> None:
+    """The daemon is not kept from its work by a question."""
+    for number in range(501):
+        scene.put(f"{number:03}.csv.part", b"")
+    with daemon_on(scene):
+        found = objects(scene, "plan", "--folder", "acme")
+    assert [Path(each["path"]).name for each in found] == [f"{number:03}.csv.part" for number in range(501)]
+
+
+def test_what_the_daemon_saw_is_read_by_whoever_asked(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A file that is complete is read for a plan; a packed one first to its end, because only that tells whether it is.
+
+    The daemon does neither for a question, and hands its settings over with what it saw.
+    """
+    scene = make_scene(tmp_path, sandbox.url, folders=PLANNED, defaults="settle: 0s")
+    scene.put("1-good.csv", ROWS)
+    scene.put("2-packed.csv.gz", gzip.compress(ROWS))
+    scene.put("3-cut.csv.gz", gzip.compress(ROWS)[:-9])
+    folder = scene.config.folders["acme"]
+    inbox = Looker(None, now=time.time(), thorough=False).look_through(folder)
+    assert [(each.standing, each.unread) for each in inbox.findings] == [
+        ("ready", False),
+        ("waiting", True),
+        ("waiting", True),
+    ]
+    told = Inbox.read(json.loads(json.dumps(inbox.members())))
+    assert told == inbox
+    (planned,) = plan([told], None, now=time.time())
+    assert [(each.outcome, each.why) for each in planned.files[:2]] == [("sent", "2 rows"), ("sent", "2 rows")]
+    assert planned.files[2].outcome == "waits"
 
 
 # ------------------------------------------------------------------------------------------------------ completion

@@ -22,7 +22,7 @@ from wire import Peer, Server, reading_the_head
 
 from dropzone import __version__, wiring
 from dropzone import config as configuration
-from dropzone.config import Account
+from dropzone.config import Account, Secret, Timeouts
 from dropzone.errors import DropzoneError, FolderError, LedgerError
 from dropzone.folders.probing import find_unreadable, mount_of, try_inotify
 from dropzone.operate import Health
@@ -200,7 +200,7 @@ def test_mounts_are_told_apart() -> None:
 
 def test_a_state_folder_on_another_kind_of_file_system_is_refused(scene: Scene) -> None:
     """Anything that is not known to be local counts as a network: here the kernel's own /proc."""
-    moved = scene.config.model_copy(update={"state_dir": Path("/proc/self")})
+    moved = scene.config.having(state_dir=Path("/proc/self"))
     found = about(faults(patient(replace(scene, config=moved))), "state_dir")
     assert "SQLite on a network file system" in found[0].what
 
@@ -273,8 +273,8 @@ def damage(path: Path) -> None:
 def test_the_age_of_a_key(scene: Scene, age: int | None, severity: Severity) -> None:
     """A year at most; a month before its end it is a warning, and without a date a note."""
     made = (datetime.now(UTC) - timedelta(days=age)).date() if age is not None else None
-    account = scene.config.accounts["main"].model_copy(update={"key_created": made})
-    config = scene.config.model_copy(update={"accounts": {"main": account}})
+    account = scene.config.accounts["main"].having(key_created=made)
+    config = scene.config.having(accounts={"main": account})
     found = about(remarks(patient(replace(scene, config=config))), "account main")
     assert found[-1].severity is severity
 
@@ -290,7 +290,7 @@ def test_no_remark_holds_the_key(scene: Scene) -> None:
 
 
 def account(url: str, **changes: object) -> Account:
-    return Account(name="main", base_url=url, api_key={"env": "K"}, **changes)  # type: ignore[arg-type]
+    return Account(name="main", base_url=url, api_key=Secret(source="env", name="K"), **changes)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -326,7 +326,7 @@ def test_reaching_by_tls_sends_nothing(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
     with listening(context) as (port, heard):
-        reached = reach(account(f"https://localhost:{port}", ca_file=str(tmp_path / "ca.pem")), now=0.0)
+        reached = reach(account(f"https://localhost:{port}", ca_file=tmp_path / "ca.pem"), now=0.0)
     assert reached.tls == "TLSv1.3"
     assert reached.certificate_days is not None
     assert heard == [b""]
@@ -366,9 +366,7 @@ def test_reaching_through_a_proxy_ends_in_the_same_handshake(tmp_path: Path) -> 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("optipub.example.com").configure_cert(context)
     with listening(context, b"HTTP/1.1 200 Connection established\r\n\r\n") as (port, heard):
-        proxied = account(
-            "https://optipub.example.com", proxy=f"http://127.0.0.1:{port}", ca_file=str(tmp_path / "ca.pem")
-        )
+        proxied = account("https://optipub.example.com", proxy=f"http://127.0.0.1:{port}", ca_file=tmp_path / "ca.pem")
         reached = reach(proxied, now=0.0)
     assert reached.tls == "TLSv1.3"
     assert heard[1] == b""
@@ -404,7 +402,7 @@ def test_a_proxy_that_is_spoken_to_by_tls_lets_through(tmp_path: Path) -> None:
     ended = threading.Event()
     with Server(script, tls=outer) as server:
         proxy = f"https://localhost:{server.port}"
-        found = reach(account("https://127.0.0.1:9", proxy=proxy, ca_file=str(tmp_path / "ca.pem")), now=0.0)
+        found = reach(account("https://127.0.0.1:9", proxy=proxy, ca_file=tmp_path / "ca.pem"), now=0.0)
         assert server.heads[0].startswith(b"CONNECT 127.0.0.1:9 HTTP/1.1")
         assert ended.wait(20.0)
     assert found.tls == "TLSv1.3"
@@ -452,7 +450,7 @@ def test_which_files_of_an_inbox_this_user_may_not_read(tmp_path: Path) -> None:
 def test_a_server_that_does_not_shake_hands_is_not_waited_for(tmp_path: Path) -> None:
     """It takes the connection and says nothing: told within the time that a connection may take."""
     with Server(Peer.hold) as server:
-        silent = account(server.url.replace("http:", "https:"), timeouts={"connect": "200ms"})
+        silent = account(server.url.replace("http:", "https:"), timeouts=Timeouts(connect=0.2))
         with pytest.raises(DropzoneError, match=r"no connection to 127\.0\.0\.1:\d+ within 0\.2 s"):
             reach(silent, now=0.0)
 
@@ -465,8 +463,8 @@ def test_a_certificate_that_ends_soon_is_a_warning(scene: Scene, tmp_path: Path)
     ends = datetime.now(UTC) + timedelta(days=5)
     authority.issue_cert("localhost", not_after=ends).configure_cert(context)
     with listening(context) as (port, _):
-        secure = account(f"https://localhost:{port}", ca_file=str(tmp_path / "ca.pem"))
-        config = scene.config.model_copy(update={"accounts": {"main": secure}})
+        secure = account(f"https://localhost:{port}", ca_file=tmp_path / "ca.pem")
+        config = scene.config.having(accounts={"main": secure})
         found = about(remarks(patient(replace(scene, config=config)), online=True), "account main")
     assert found[-1].severity is Severity.WARNING
     assert "ends in 4 days" in found[-1].what
@@ -476,17 +474,17 @@ def test_a_machine_that_trusts_no_authority(scene: Scene, monkeypatch: pytest.Mo
     """An account by https without a ca_file of its own can then be no one's."""
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "missing"))
-    config = scene.config.model_copy(update={"accounts": {"main": account("https://optipub.example.com")}})
+    config = scene.config.having(accounts={"main": account("https://optipub.example.com")})
     assert about(faults(patient(replace(scene, config=config))), "TLS")[0].mend == "apt install ca-certificates"
-    broken = account("https://optipub.example.com", ca_file=str(scene.at / "dropzone.yaml"))
-    config = scene.config.model_copy(update={"accounts": {"main": broken}})
+    broken = account("https://optipub.example.com", ca_file=scene.at / "dropzone.yaml")
+    config = scene.config.having(accounts={"main": broken})
     assert any("it holds no certificate" in remark.what for remark in faults(patient(replace(scene, config=config))))
 
 
 def test_a_server_that_answers_without_tls_on_loopback(scene: Scene) -> None:
     """As the sandbox does: reached, and no certificate to speak of."""
     with listening() as (port, heard):
-        config = scene.config.model_copy(update={"accounts": {"main": account(f"http://127.0.0.1:{port}")}})
+        config = scene.config.having(accounts={"main": account(f"http://127.0.0.1:{port}")})
         found = about(remarks(patient(replace(scene, config=config)), online=True), "account main")
     assert "without TLS" in found[-1].what
     assert heard == [b""]
@@ -585,7 +583,7 @@ def test_a_credential_that_the_unit_does_not_load(scene: Scene) -> None:
 
 def test_a_variable_that_the_unit_does_not_set(scene: Scene) -> None:
     """A key from the environment is not in a service's own, unless the unit says so."""
-    config = scene.config.model_copy(update={"accounts": {"main": account("https://optipub.example.com")}})
+    config = scene.config.having(accounts={"main": account("https://optipub.example.com")})
     place = install(scene, UNIT, paths=f"[Service]\nReadWritePaths={scene.at}\n")
     assert "which the unit does not set" in about(unit_remarks(replace(scene, config=config)), "unit")[0].what
     (place / f"{NAME}.d" / "key.conf").write_text('[Service]\nEnvironment="K=1"\n')
@@ -594,8 +592,8 @@ def test_a_variable_that_the_unit_does_not_set(scene: Scene) -> None:
 
 def test_upload_folders_in_homes_are_hidden(scene: Scene) -> None:
     """ProtectHome= of the shipped unit; told with the way to open them."""
-    folder = scene.config.folders["acme"].model_copy(update={"path": Path("/home/acme/upload")})
-    config = scene.config.model_copy(update={"folders": {"acme": folder}})
+    folder = scene.config.folders["acme"].having(path=Path("/home/acme/upload"))
+    config = scene.config.having(folders={"acme": folder})
     install(scene, UNIT, paths=f"[Service]\nReadWritePaths={scene.at} /home/acme\n")
     assert any("ProtectHome=no" in remark.mend for remark in unit_remarks(replace(scene, config=config)))
 

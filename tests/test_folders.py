@@ -316,7 +316,7 @@ def test_faults_of_a_folder_are_named_with_their_mend(scene: Scene, folders: Fol
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system at /dev/shm")  # noqa: S108
 def test_an_inbox_on_another_mount_is_refused_with_the_mend(scene: Scene, folders: Folders, folder: Folder) -> None:
     """A rename cannot cross mounts; the answer is a spool of its own."""
-    away = folder.model_copy(update={"path": Path("/dev/shm")})  # noqa: S108
+    away = folder.having(path=Path("/dev/shm"))  # noqa: S108
     fault = folders.find_fault(away)
     assert fault is not None
     assert "spool:" in fault.hint
@@ -445,7 +445,7 @@ def test_a_file_system_that_is_not_known_as_local_is_not_believed(folder: Folder
     with opened_inbox(folder) as inbox:
         assert inbox.is_local
         assert inbox.listing() is not None
-    with opened_inbox(folder.model_copy(update={"path": Path("/sys/kernel")})) as inbox:
+    with opened_inbox(folder.having(path=Path("/sys/kernel"))) as inbox:
         assert not inbox.is_local
         assert inbox.listing() is None
 

@@ -73,8 +73,6 @@ OWNERS = {
     "ctypes": {"folders"},
     "httpx": {"optipub"},
     "numpy": {"sheet"},
-    "pydantic": {"config"},
-    "pydantic_core": {"config"},
     "python_multipart": {"sandbox"},
     "re2": {"sheet"},
     "rich": {"cli"},

@@ -141,7 +141,7 @@ def test_names_and_values_are_escaped_as_by_a_browser(client: Client) -> None:
     """Quotes and line ends in a name are percent-escaped; in a value, line ends become CRLF and the rest stays."""
     with Server(answering(answer(201, CREATED))) as server:
         account, folder = client.settings(server.url)
-        folder = folder.model_copy(update={"extra_fields": {'a"b\nc\r\nd': 'é "x"\ny\rz\r\n'}})
+        folder = folder.having(extra_fields={'a"b\nc\r\nd': 'é "x"\ny\rz\r\n'})
         client.optipub(account).build(DROP, folder, io.BytesIO(CSV), len(CSV)).send()
     assert 'name="a%22b%0D%0Ac%0D%0Ad"\r\n\r\né "x"\r\ny\r\nz\r\n\r\n--'.encode() in server.bodies[0]
 
@@ -797,7 +797,7 @@ def test_build_refuses_an_account_that_cannot_be(changed: dict[str, str], messag
     """What the configuration would have refused is refused here too, without a password in the message."""
     account, folder = client.settings(BASE)
     with pytest.raises(DropzoneError, match=message) as raised:
-        client.optipub(account.model_copy(update=changed)).build(DROP, folder, io.BytesIO(CSV), len(CSV))
+        client.optipub(account.having(**changed)).build(DROP, folder, io.BytesIO(CSV), len(CSV))
     assert "secret" not in f"{raised.value}{raised.value.__cause__}"
 
 
@@ -812,7 +812,7 @@ def test_build_refuses_a_folder_that_cannot_be(changed: dict[str, object], messa
     """A form that would be read differently from what is meant is never made."""
     account, folder = client.settings(BASE)
     with pytest.raises(DropzoneError, match=message):
-        client.optipub(account).build(DROP, folder.model_copy(update=changed), io.BytesIO(CSV), len(CSV))
+        client.optipub(account).build(DROP, folder.having(**changed), io.BytesIO(CSV), len(CSV))
 
 
 def test_a_break_says_how_far_it_came() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -44,7 +45,7 @@ def folder(mode: str = "lead", **settings: Any) -> Folder:
         "segment_id": 7,
         "mode": mode,
     }
-    return Folder.model_validate(facts | settings)
+    return Folder.from_settings(json.dumps(facts | settings))
 
 
 def drop(id: str = "A", **facts: Any) -> Drop:

@@ -130,7 +130,7 @@ def test_a_file_that_ends_in_mid_line_is_held_back(folder: Folder) -> None:
 
 def test_a_folder_may_require_the_final_newline(folder: Folder) -> None:
     """With `final_newline: required` a cut file is never taken."""
-    strict = folder.model_copy(update={"final_newline": "required"})
+    strict = folder.having(final_newline="required")
     cut = Probe(writer=False, ended=False)
     assert isinstance(verdict(strict, heard_at(0.0), now=100_000.0, found=cut), Waiting)
 
@@ -200,7 +200,7 @@ def test_names_of_csv_files_are_wanted(folder: Folder, name: str) -> None:
 
 def test_a_folder_can_ignore_more(folder: Folder) -> None:
     """`ignore` is added to the built-in list."""
-    folder = folder.model_copy(update={"ignore": ("old-*", "TEST-*")})
+    folder = folder.having(ignore=("old-*", "TEST-*"))
     assert "TEST-*" in why_ignored("test-1.csv", folder)
     assert why_ignored("new-1.csv", folder) == ""
 
@@ -280,7 +280,7 @@ def test_the_close_ends_that_wait(folder: Folder) -> None:
 
 def test_settle_unseen_may_be_longer_than_the_wait_without_a_lease(folder: Folder) -> None:
     """A slow network mount: what the folder says is the least that is waited."""
-    slow = folder.model_copy(update={"settle_unseen": 90.0})
+    slow = folder.having(settle_unseen=90.0)
     assert isinstance(verdict(slow, heard_at(0.0), now=89.0, found=UNKNOWN), Waiting)
     assert isinstance(verdict(slow, heard_at(0.0), now=90.0, found=UNKNOWN), Ready)
 
@@ -292,13 +292,13 @@ def test_settle_unseen_may_be_longer_than_the_wait_without_a_lease(folder: Folde
 def test_an_empty_file_is_taken_and_judged_later(folder: Folder, policy: str) -> None:
     """Both are verdicts on a drop, so it has to become one."""
     empty = replace(LOOK, size=0)
-    asked = folder.model_copy(update={"empty": policy})
+    asked = folder.having(empty=policy)
     assert isinstance(verdict(asked, heard_at(0.0), now=30.0, look=empty), Ready)
 
 
 def test_a_folder_may_leave_empty_files(folder: Folder) -> None:
     """`empty: ignore`: never taken, never an alarm; once something is in it, it is a file like any other."""
-    candidate, asked = heard_at(0.0), folder.model_copy(update={"empty": "ignore"})
+    candidate, asked = heard_at(0.0), folder.having(empty="ignore")
     waiting = verdict(asked, candidate, now=1_000_000.0, look=replace(LOOK, size=0))
     assert isinstance(waiting, Waiting)
     assert not waiting.overdue
@@ -339,7 +339,7 @@ def test_a_file_that_grows_is_no_stall_but_not_for_days(folder: Folder) -> None:
 
 def test_a_file_that_is_never_taken_for_want_of_a_newline_is_reported(folder: Folder) -> None:
     """`final_newline: required` keeps it for ever, so it must not be for ever in silence."""
-    strict = folder.model_copy(update={"final_newline": "required"})
+    strict = folder.having(final_newline="required")
     candidate = heard_at(0.0)
     verdict(strict, candidate, now=2.0, found=Probe(writer=False, ended=False))
     late = verdict(strict, candidate, now=900.0, found=Probe(writer=False, ended=False))
@@ -349,7 +349,7 @@ def test_a_file_that_is_never_taken_for_want_of_a_newline_is_reported(folder: Fo
 
 def test_quiet_time_alone_is_no_reason_for_an_alarm(folder: Folder) -> None:
     """A folder may ask for an hour of quiet."""
-    patient = folder.model_copy(update={"settle": 3600.0})
+    patient = folder.having(settle=3600.0)
     waiting = verdict(patient, heard_at(0.0), now=3599.0)
     assert isinstance(waiting, Waiting)
     assert not waiting.overdue
@@ -360,7 +360,7 @@ def test_quiet_time_alone_is_no_reason_for_an_alarm(folder: Folder) -> None:
 
 @pytest.fixture
 def marked(folder: Folder) -> Folder:
-    return folder.model_copy(update={"marker": ".done"})
+    return folder.having(marker=".done")
 
 
 MARKER = replace(LOOK, ino=3, size=0)
@@ -414,8 +414,8 @@ def test_the_names_of_markers(marked: Folder) -> None:
     assert marked_name(b"a.csv.done", marked) == b"a.csv"
     assert marked_name(b"a.csv", marked) is None
     assert marked_name(b".done", marked) is None
-    assert why_ignored("a.csv.done", marked.model_copy(update={"include": ("*",)})).startswith("it is the marker")
-    plain = marked.model_copy(update={"marker": "none"})
+    assert why_ignored("a.csv.done", marked.having(include=("*",))).startswith("it is the marker")
+    plain = marked.having(marker="none")
     assert marker_name(b"a.csv", plain) is None
     assert marked_name(b"a.csv.done", plain) is None
 
@@ -451,7 +451,7 @@ def reading_of(folder: Folder, path: Path, content: bytes, marker: bytes = b"") 
 )
 def test_a_checksum_that_fits(folder: Folder, tmp_path: Path, kind: str, text: str) -> None:
     """As sha256sum, md5sum and their BSD sisters write it, or the bare digits."""
-    asked = folder.model_copy(update={"marker": kind})
+    asked = folder.having(marker=kind)
     assert reading_of(asked, tmp_path / "a.csv", ROWS, text.encode()).misfit == ""
 
 
@@ -466,7 +466,7 @@ def test_a_checksum_that_fits(folder: Folder, tmp_path: Path, kind: str, text: s
 )
 def test_a_checksum_that_does_not_fit(folder: Folder, tmp_path: Path, text: bytes, why: str) -> None:
     """The file is held back, with both sums or with what is wrong about the checksum file."""
-    asked = folder.model_copy(update={"marker": ".sha256"})
+    asked = folder.having(marker=".sha256")
     candidate = heard_at(0.0)
     candidate.reading = reading_of(asked, tmp_path / "a.csv", ROWS, text)
     assert why in candidate.reading.misfit
@@ -503,7 +503,7 @@ def test_a_packed_file_says_where_it_ends(folder: Folder, tmp_path: Path, conten
 
 def test_a_packed_file_is_unpacked_to_the_limit_only(folder: Folder, tmp_path: Path) -> None:
     """A bomb is not worth more than what the folder allows: the check then holds it."""
-    small = folder.model_copy(update={"guards": folder.guards.model_copy(update={"max_bytes": 1 << 20})})
+    small = folder.having(guards=folder.guards.having(max_bytes=1 << 20))
     bomb = gzip.compress(bytes(8 << 20))
     assert reading_of(small, tmp_path / "a.csv.gz", bomb[:-9]).whole
     assert not reading_of(folder, tmp_path / "a.csv.gz", bomb[:-9]).whole

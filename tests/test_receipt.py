@@ -202,7 +202,7 @@ def test_the_states_of_the_verdicts_are_all_states() -> None:
 def test_the_first_line_that_says_clear() -> None:
     """An import that emptied the segment is not told like any other."""
     assert "lead into segment 7, which was emptied first (clear), account main" in log_of(
-        claimed(folder=FOLDER.model_copy(update={"clear": True}))
+        claimed(folder=FOLDER.having(clear=True))
     )
 
 

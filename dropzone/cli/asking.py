@@ -191,15 +191,13 @@ def plan(ctx: click.Context, folder: str | None, as_json: bool) -> None:
       dropzone plan --folder acme-signups
     """
     from dropzone.operate import trying
-    from dropzone.wiring import find_ledger
+    from dropzone.wiring import find_ledger, inboxes
 
-    loaded = ctx.obj.load()
-    names = list(loaded.folders) if folder is None else [trying.get_folder(loaded, folder).name]
     trouble = False
-    with find_ledger(loaded) as ledger:
-        plans = trying.plan(loaded, ledger, folders=names, now=now(), progress=lambda path, size: render.progress(size))
-        for each in plans:
-            trouble |= bool(each.fault) or any(render.is_trouble(file) for file in each.files)
+    with find_ledger(ctx.obj.glance()) as ledger:
+        looked = inboxes(ctx.obj.path, ledger, folder)
+        for each in trying.plan(looked, ledger, now=now(), progress=lambda path, size: render.progress(size)):
+            trouble |= bool(each.inbox.fault) or any(render.is_trouble(file) for file in each.files)
             if as_json:
                 render.json_lines(render.plan_members(each))
             else:

@@ -3,8 +3,8 @@
 It alone knows the form of the configuration file. It refuses to know what the settings do: no folder is looked into,
 no secret is read, nothing is connected to. What is wrong in a file is told all at once, each with line and column.
 
-What is named here is imported when it is first asked for: pydantic and the models are a quarter of a second on a small
-machine, and a question to the ledger (`glance`) needs none of them.
+What is named here is imported when it is first asked for: a question to the ledger (`glance`) needs none of the models,
+and loading is most of what it waits for.
 """
 
 from __future__ import annotations

@@ -8,26 +8,14 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator
+from dataclasses import MISSING
 from datetime import date
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic.fields import FieldInfo
 
-from dropzone.config.model import (
-    AccountKeys,
-    Config,
-    Create,
-    Defaults,
-    File,
-    Folder,
-    FolderKeys,
-    Guards,
-    Model,
-    Retention,
-    Retry,
-    Timeouts,
-)
+from dropzone.config.forms import Field, Form, Key, Named, Section, Settings, form_of
+from dropzone.config.model import FILE, FOLDER, Account, Config, Folder
 from dropzone.config.rules import KEYS_OF_MODE, NO_DEFAULTS
 from dropzone.config.yaml import plain
 
@@ -40,8 +28,8 @@ def effective(config: Config) -> dict[str, Any]:
     Loading it again gives the same configuration. Of a secret there is only the source. Keys that a folder's mode
     does not know, and keys that have no value, are left out.
     """
-    top = config.model_dump(mode="json", include={"root", "state_dir", "concurrency"})
-    accounts = {name: _written(account) for name, account in config.accounts.items()}
+    top = {name: FILE.fields[name].kind.write(getattr(config, name)) for name in ("root", "state_dir", "concurrency")}
+    accounts = {name: _written(form_of(Account), account) for name, account in config.accounts.items()}
     drafts = {name: unmade.draft for name, unmade in config.unmade.items()}
     folders = {name: _folder(folder) for name, folder in (config.folders | drafts).items()}
     return {**top, "accounts": accounts, "folders": folders}
@@ -54,12 +42,12 @@ def dump(config: Config) -> str:
 
 def _folder(folder: Folder) -> dict[str, Any]:
     other_modes = {key for key, mode in KEYS_OF_MODE.items() if mode != folder.mode}
-    return {key: value for key, value in _written(folder).items() if key not in other_modes}
+    return {key: value for key, value in _written(FOLDER, folder).items() if key not in other_modes}
 
 
-def _written(model: Model) -> dict[str, Any]:
-    missing = {"segment_id"} if getattr(model, "segment_id", 0) is None else set()  # still to be created
-    return _present(model.model_dump(mode="json", exclude={"name", "base"} | missing))
+def _written(form: Form, settings: Settings) -> dict[str, Any]:
+    written = form.write(settings)
+    return _present({key: written[key] for key in form.keys})
 
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:
@@ -93,41 +81,47 @@ def _to_yaml(value: object, *, flow: bool = False) -> str:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of the file. What depends on several keys, such as consent, is not in it."""
-    raw = File.model_json_schema()
-    parts = raw["$defs"]
+    parts = {form.title: _schema_of(form) for form in _forms_in(FILE)}
     for key in NO_DEFAULTS:
         del parts["Defaults"]["properties"][key]
-    del parts["Defaults"]["anyOf"]
-    for model in (AccountKeys, Create, Defaults, FolderKeys, Guards, Retention, Retry, Timeouts):
-        _write_defaults(parts[model.__name__]["properties"], model)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_tidied(raw)}
+    parts["Folder"]["anyOf"] = [{"required": ["segment_id"]}, {"required": ["create"]}]
+    file = parts.pop("File")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **file, "$defs": parts}
 
 
-def _write_defaults(properties: dict[str, Any], model: type[Model]) -> None:
-    """Puts each default as the file would have it, where pydantic gives the value that the program has."""
-    written = model().model_dump(mode="json")
-    for key, part in properties.items():
-        if "default" in part:
-            part["default"] = written[key]
+def _forms_in(form: Form) -> Iterator[Form]:
+    """A form, and those of its sections."""
+    yield form
+    for key in form.keys:
+        if inside := _inside(form.fields[key]):
+            yield from _forms_in(inside[0])
 
 
-def _tidied(node: Any) -> Any:
-    """Without what pydantic adds and the file does not know: titles, null for a missing key, names of other forms."""
-    if isinstance(node, list):
-        return [_tidied(part) for part in node]
-    if not isinstance(node, dict):
-        return node
-    node = dict(node)
-    if isinstance(node.get("title"), str):
-        del node["title"]
-    if "default" in node and node["default"] is None:
-        del node["default"]
-    if "patternProperties" in node:
-        node["additionalProperties"] = False
-    if choices := [choice for choice in node.get("anyOf", []) if choice != {"type": "null"}]:
-        node.pop("anyOf")
-        node.update(choices[0] if len(choices) == 1 else {"anyOf": choices})
-    return {key: _tidied(value) for key, value in node.items()}
+def _schema_of(form: Form) -> dict[str, Any]:
+    needed = [name for name, key in form.keys.items() if key.needed]
+    return {
+        "type": "object",
+        "description": form.description,
+        "additionalProperties": False,
+        "properties": {name: _property(form.fields[name], key) for name, key in form.keys.items()},
+        **({"required": needed} if needed else {}),
+    }
+
+
+def _property(field: Field, key: Key) -> dict[str, Any]:
+    about: dict[str, Any] = {"description": key.description}
+    if key.example is not None:
+        about["examples"] = [key.example]
+    if (default := _default(field)) is not None:
+        about["default"] = default
+    return field.kind.schema | about
+
+
+def _default(field: Field) -> object:
+    """A field's default as the file would have it; None where it has none."""
+    if field.default is MISSING or (field.default is None and not field.kind.takes_none):
+        return None
+    return field.kind.write(field.default)
 
 
 # ------------------------------------------------------------------------------------------------- the example
@@ -180,17 +174,17 @@ _REST = """
 def example() -> str:
     """The text of config.example.yaml: a short configuration that works, then every other key with its default."""
     told: set[str] = set()  # descriptions: each is given once
-    short = "\n".join(_short(_SHORT, File, "", told))
-    rest = "\n".join(f"#{line}" for line in _rest(File, "", told))
+    short = "\n".join(_short(_SHORT, FILE, "", told))
+    rest = "\n".join(f"#{line}" for line in _rest(FILE, "", told))
     return f"{_HEAD}\n{short}\n{_REST}{rest}\n"
 
 
-def _short(values: dict[str, Any], model: type[Model], indent: str, told: set[str]) -> Iterator[str]:
+def _short(values: dict[str, Any], form: Form, indent: str, told: set[str]) -> Iterator[str]:
     for key, value in values.items():
-        field = model.model_fields[key]
-        if isinstance(value, dict) and model is File:
+        field = form.fields[key]
+        if isinstance(value, dict) and form is FILE:
             yield ""
-        yield from _told(field, indent, told)
+        yield from _told(form.keys[key], indent, told)
         match _inside(field):
             case inside, True:
                 yield f"{indent}{key}:"
@@ -204,26 +198,26 @@ def _short(values: dict[str, Any], model: type[Model], indent: str, told: set[st
                 yield f"{indent}{key}: {_inline(value)}"
 
 
-def _rest(model: type[Model], indent: str, told: set[str]) -> Iterator[str]:
-    defaults = model().model_dump(mode="json")
-    for key, field in model.model_fields.items():
+def _rest(form: Form, indent: str, told: set[str]) -> Iterator[str]:
+    for name, key in form.keys.items():
+        field = form.fields[name]
         match _inside(field):
-            case inside, named if key != "defaults":
+            case inside, named if name != "defaults":
                 deeper = f"{indent}    " if named else f"{indent}  "
-                about = list(_told(field, indent, told))
+                about = list(_told(key, indent, told))
                 if keys := list(_rest(inside, deeper, told)):
                     yield from about
-                    if defaults[key] is None and not named:  # a section that is not there unless it is wanted
-                        yield f"{indent}{key}:{_EXAMPLE}"
+                    if field.default is None:  # a section that is not there unless it is wanted
+                        yield f"{indent}{name}:{_EXAMPLE}"
                         yield from map(_as_example, keys)
                         continue
-                    yield f"{indent}{key}:"
+                    yield f"{indent}{name}:"
                     yield from [f"{indent}  NAME:"] if named else []
                     yield from keys
-            case None if field.description not in told:
-                value = field.examples[0] if field.examples else defaults[key]
-                yield from _told(field, indent, told)
-                yield f"{indent}{key}: {_inline(value)}{_EXAMPLE if field.examples else ''}"
+            case None if key.description not in told:
+                value = _default(field) if key.example is None else key.example
+                yield from _told(key, indent, told)
+                yield f"{indent}{name}: {_inline(value)}{'' if key.example is None else _EXAMPLE}"
 
 
 _EXAMPLE = "  # an example"
@@ -233,26 +227,19 @@ def _as_example(line: str) -> str:
     return line if line.lstrip().startswith("#") or line.endswith(_EXAMPLE) else line + _EXAMPLE
 
 
-def _told(field: FieldInfo, indent: str, told: set[str]) -> list[str]:
-    """The description of `field` as comment lines, the first time that it is asked for."""
-    text = field.description or ""
+def _told(key: Key, indent: str, told: set[str]) -> list[str]:
+    """The description of `key` as comment lines, the first time that it is asked for."""
+    text = key.description
     if text in told:
         return []
     told.add(text)
     return textwrap.wrap(text, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
 
 
-def _inside(field: FieldInfo) -> tuple[type[Model], bool] | None:
-    """The model of a section's keys, and whether the section holds several of them by name. None for a value."""
-    return _model_in(field.annotation, named=False)
-
-
-def _model_in(annotation: Any, *, named: bool) -> tuple[type[Model], bool] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Model):
-        return annotation, named
-    named = named or get_origin(annotation) is dict
-    found = (_model_in(part, named=named) for part in get_args(annotation))
-    return next(filter(None, found), None)
+def _inside(field: Field) -> tuple[Form, bool] | None:
+    """The form of a section's keys, and whether the section holds several of them by name. None for a value."""
+    kind = field.kind
+    return (kind.form, isinstance(kind, Named)) if isinstance(kind, Section | Named) else None
 
 
 def _inline(value: object) -> str:

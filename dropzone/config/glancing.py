@@ -1,7 +1,7 @@
 """The few settings that a question needs: where the ledger is, and what folders and accounts are called.
 
-Judges nothing, and so does not wait for the models that judge (they are more than half of a command's start). It has a
-second use: after a bad edit of the file, while the daemon goes on with the old settings, the queue can still be asked.
+Judges nothing, and so does not wait for the models that judge. It has a second use: after a bad edit of the file, while
+the daemon goes on with the old settings, the queue can still be asked.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The kinds of value that settings take: how each is written in the file, what it means, how it is written back.
 
-A `Written` is all that pydantic, the JSON Schema and `config show` need to know about one kind. Every message says in
+A `Written` is all that a file, the JSON Schema and `config show` need to know about one kind. Every message says in
 plain words what would be right; none repeats a value that could be a secret. Knows no setting by name.
 """
 
@@ -11,42 +11,68 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
+from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
-
-from pydantic_core import PydanticCustomError, core_schema
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from dropzone.config import units
 from dropzone.config.secret import Secret
 from dropzone.config.units import Share
-from dropzone.config.yaml import Odd, is_blank
+from dropzone.config.yaml import Odd, Place, is_blank
 from dropzone.errors import printable
+from dropzone.values import value
 
 _Value = TypeVar("_Value")
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: the schema could not be hashed
+SPOILED = object()  # in place of a value that is wrong
+
+
+class WrongValueError(Exception):
+    """A value is not of its kind: what is wrong, and what would be right."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+
+class Notes(Protocol):
+    """Who is told what is wrong while settings are read."""
+
+    def wrong(self, place: Place, error: WrongValueError, *, at_key: bool = False) -> None:
+        """The value at `place` cannot be, or its key cannot."""
+
+    def unknown(self, place: Place) -> None:
+        """There is no such key."""
+
+    def spoil(self, place: Place) -> None:
+        """What stands at `place` is left out of what was read."""
+
+
+@value
 class Written:
     """One kind of value. `read` takes what the file has or the value itself and raises `wrong`; `write` undoes it."""
 
     read: Callable[[object], object]
     write: Callable[[Any], object]
     schema: dict[str, Any]
+    takes_none: bool = False  # whether None is one of its values, and written as a word
 
-    def __get_pydantic_core_schema__(self, _source: object, _handler: object) -> core_schema.CoreSchema:
-        back = core_schema.plain_serializer_function_ser_schema(self.write, when_used="json")
-        return core_schema.no_info_plain_validator_function(self.read, serialization=back)
+    def take(self, written: object, place: Place, notes: Notes, *, at_key: bool = False) -> Any:
+        """What is `written` at `place` means; SPOILED where it is wrong, which `notes` are told."""
+        try:
+            return self.read(written)
+        except WrongValueError as error:
+            notes.wrong(place, error, at_key=at_key)
+            return SPOILED
 
-    def __get_pydantic_json_schema__(self, _schema: object, _handler: object) -> dict[str, Any]:
-        return dict(self.schema)
 
-
-def wrong(what: str, hint: str = "") -> PydanticCustomError:
+def wrong(what: str, hint: str = "") -> WrongValueError:
     """The problem of one value, to be raised in a `Written.read`."""
-    return PydanticCustomError("dropzone", "{what}", {"what": what, "hint": hint})
+    return WrongValueError(what, hint)
 
 
 def shown(value: object) -> str:
@@ -95,7 +121,7 @@ def durations(at_least: str, at_most: str = "366d") -> Written:
             raise wrong(f"must be between {at_least} and {at_most}, not {units.write_duration(value)}")
         return value
 
-    return Written(read, units.write_duration, {"type": "string", "pattern": f"^{units.DURATION}$"})
+    return Written(read=read, write=units.write_duration, schema={"type": "string", "pattern": f"^{units.DURATION}$"})
 
 
 def sizes(at_least: int) -> Written:
@@ -109,7 +135,11 @@ def sizes(at_least: int) -> Written:
         return value
 
     number = {"type": "integer", "minimum": at_least}
-    return Written(read, units.write_size, {"anyOf": [number, {"type": "string", "pattern": f"^{units.SIZE}$"}]})
+    return Written(
+        read=read,
+        write=units.write_size,
+        schema={"anyOf": [number, {"type": "string", "pattern": f"^{units.SIZE}$"}]},
+    )
 
 
 def shares(at_most: str) -> Written:
@@ -123,7 +153,7 @@ def shares(at_most: str) -> Written:
             raise wrong(f"must be at most {at_most}, not {value}")
         return value
 
-    return Written(read, str, {"type": "string", "pattern": f"^{units.SHARE}$"})
+    return Written(read=read, write=str, schema={"type": "string", "pattern": f"^{units.SHARE}$"})
 
 
 def counts(at_least: int, at_most: int | None = None) -> Written:
@@ -139,7 +169,7 @@ def counts(at_least: int, at_most: int | None = None) -> Written:
             raise wrong(f"must be at most {at_most}, not {value}")
         return value
 
-    return Written(read, int, schema)
+    return Written(read=read, write=int, schema=schema)
 
 
 def count_or_share(count: Written, share: Written) -> Written:
@@ -155,7 +185,7 @@ def count_or_share(count: Written, share: Written) -> Written:
     def write(value: object) -> object:
         return str(value) if isinstance(value, Share) else value
 
-    return Written(read, write, {"anyOf": [count.schema, share.schema]})
+    return Written(read=read, write=write, schema={"anyOf": [count.schema, share.schema]})
 
 
 def or_none(written: Written) -> Written:
@@ -166,14 +196,13 @@ def or_none(written: Written) -> Written:
             return None
         try:
             return written.read(value)
-        except PydanticCustomError as error:
-            context = error.context or {}
-            raise wrong(context["what"], f"{context['hint']}; none switches it off".removeprefix("; ")) from None
+        except WrongValueError as error:
+            raise wrong(error.what, f"{error.hint}; none switches it off".removeprefix("; ")) from None
 
     def write(value: object) -> object:
         return "none" if value is None else written.write(value)
 
-    return Written(read, write, {"anyOf": [written.schema, {"const": "none"}]})
+    return Written(read=read, write=write, schema={"anyOf": [written.schema, {"const": "none"}]}, takes_none=True)
 
 
 _RESEND_HINT = "write resend, hold, or {resend_within: 10m}"
@@ -200,9 +229,9 @@ def _write_resending(seconds: float) -> object:
 
 _WITHIN = durations("1s", "366d")
 RESENDING = Written(
-    _read_resending,
-    _write_resending,
-    {
+    read=_read_resending,
+    write=_write_resending,
+    schema={
         "anyOf": [
             {"enum": ["resend", "hold"]},
             {
@@ -216,13 +245,13 @@ RESENDING = Written(
 )
 
 
-def _not(value: object, wanted: str, hint: str) -> PydanticCustomError:
+def _not(value: object, wanted: str, hint: str) -> WrongValueError:
     if is_blank(value):
         return wrong("has no value", hint)
     return wrong(f"must be {wanted}, not {shown(value)}", hint)
 
 
-def _not_whole(value: object) -> PydanticCustomError:
+def _not_whole(value: object) -> WrongValueError:
     """What is wrong with `value` where a whole number must stand, and what would be right."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
         return wrong("must be a number, not a text", f"write {value} without quotes")
@@ -240,6 +269,40 @@ def _unit(value: object, read: Callable[[str], _Value], kind: str, hint: str) ->
         raise _not(value, kind, hint) from None
 
 
+# ------------------------------------------------------------------------------------------------- words
+
+
+def choice(*words: str) -> Written:
+    """One of these words."""
+    quoted = [f"'{word}'" for word in words]
+    expected = " or ".join([", ".join(quoted[:-1]), quoted[-1]])
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        if is_blank(value):
+            raise wrong("has no value", f"it must be {expected}")
+        close = get_close_matches(value, words, n=1) if isinstance(value, str) else []
+        raise wrong(f"must be {expected}, not {shown(value)}", f"did you mean {close[0]}?" if close else "")
+
+    return Written(read=read, write=str, schema={"type": "string", "enum": list(words)})
+
+
+def _read_flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if is_blank(value):
+        raise wrong("has no value", "it must be true or false")
+    word = value.text if isinstance(value, Odd) else str(value)
+    meant = _FLAGS.get(word.lower())
+    raise wrong(f"must be true or false, not {shown(value)}", f"write {meant}, without quotes" if meant else "")
+
+
+_FLAGS = dict.fromkeys(("true", "yes", "on", "y", "1"), "true") | dict.fromkeys(
+    ("false", "no", "off", "n", "0"), "false"
+)
+FLAG = Written(read=_read_flag, write=bool, schema={"type": "boolean"})
+
 # ------------------------------------------------------------------------------------------------- texts
 
 
@@ -252,7 +315,7 @@ def texts(pattern: str, wanted: str, hint: str) -> Written:
             raise wrong(f"{shown(text)} is not {wanted}", hint)
         return text
 
-    return Written(read, str, {"type": "string", "pattern": f"^({pattern})$"})
+    return Written(read=read, write=str, schema={"type": "string", "pattern": f"^({pattern})$"})
 
 
 NAME = texts(
@@ -278,7 +341,7 @@ def _read_path(value: object) -> Path:
 
 
 _PATH_MAX = 4096  # Linux's limit, with the byte that ends it
-PATH = Written(_read_path, str, {"type": "string", "pattern": "^/"})
+PATH = Written(read=_read_path, write=str, schema={"type": "string", "pattern": "^/"})
 
 
 def _read_date(value: object) -> date:
@@ -294,7 +357,7 @@ def _read_date(value: object) -> date:
             raise _not(value, "a date", "year-month-day, as in 2026-03-01")
 
 
-DATE = Written(_read_date, date.isoformat, {"type": "string", "format": "date"})
+DATE = Written(read=_read_date, write=date.isoformat, schema={"type": "string", "format": "date"})
 
 
 def _read_encoding(value: object) -> str:
@@ -324,7 +387,7 @@ def _keeps_ascii(encoding: str) -> bool:
         return False
 
 
-ENCODING = Written(_read_encoding, str, {"type": "string"})
+ENCODING = Written(read=_read_encoding, write=str, schema={"type": "string"})
 
 # ------------------------------------------------------------------------------------------------- addresses
 
@@ -393,9 +456,9 @@ def _read_web_address(value: object) -> str:
 
 
 _ADDRESS_SCHEMA = {"type": "string", "pattern": "^https?://[^/?#@]+[^?#@]*$"}
-BASE_URL = Written(_read_base_url, str, _ADDRESS_SCHEMA)
-PROXY = Written(_read_proxy, str, _ADDRESS_SCHEMA)
-WEB_ADDRESS = Written(_read_web_address, str, {"type": "string", "pattern": "^https?://"})
+BASE_URL = Written(read=_read_base_url, write=str, schema=_ADDRESS_SCHEMA)
+PROXY = Written(read=_read_proxy, write=str, schema=_ADDRESS_SCHEMA)
+WEB_ADDRESS = Written(read=_read_web_address, write=str, schema={"type": "string", "pattern": "^https?://"})
 
 # ------------------------------------------------------------------------------------------------- secrets
 
@@ -430,9 +493,9 @@ def _source(source: Literal["env", "file", "credential"], name: str) -> Secret:
 
 
 SECRET = Written(
-    _read_secret,
-    lambda secret: {secret.source: secret.name},
-    {
+    read=_read_secret,
+    write=lambda secret: {secret.source: secret.name},
+    schema={
         "oneOf": [
             {
                 "type": "object",

@@ -1,216 +1,42 @@
 """Every setting: its kind, its default and its one description.
 
-Two forms of each: the `…Keys` are what the file may hold, where any key may be missing; `Config`, `Account` and
-`Folder` are what the program works with, complete, with the defaults filled in. Which values may stand together is
-not known here but in `rules`.
+Each class is what the program works with, complete, with the defaults filled in; its keys tell what the file may hold
+(`forms`), where any of them may be missing. Which values may stand together is not known here but in `rules`.
 """
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
-from dropzone.config import kinds, units
-from dropzone.config.kinds import Written
+from dropzone.config import kinds
+from dropzone.config.forms import (
+    Field,
+    Form,
+    Key,
+    Listing,
+    Named,
+    Pairs,
+    Section,
+    Settings,
+    form_of,
+    key,
+    settings,
+    stored,
+)
+from dropzone.config.kinds import Written, WrongValueError
 from dropzone.config.secret import Secret
 from dropzone.config.terms import DEPARTING, Hash, Mode, key_days_left
 from dropzone.config.units import Share
-from dropzone.config.yaml import is_blank
+from dropzone.config.yaml import Place
 from dropzone.errors import DropzoneError
-
-# A plugin of pydantic's that somebody has installed beside us is not to see the settings. And to look for one is to
-# read what every installed package says of itself.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 # The parts that the upload itself makes; an extra field of that name would silently win or lose against them.
 OWN_FIELDS = ("file", "clear", "activeStatus", "sourceCampaign", "sourcePartner")
-
-
-_BaseUrl = Annotated[str, kinds.BASE_URL]
-_Secret = Annotated[Secret, kinds.SECRET]
-_Name = Annotated[str, kinds.NAME]
-_Path = Annotated[Path, kinds.PATH]
-_Positive = Annotated[int, kinds.counts(1)]
-
-
-def _or_empty(value: object) -> object:
-    """A section whose keys are all commented out is an empty section, not a mistake."""
-    return {} if is_blank(value) else value
-
-
-_Section = BeforeValidator(_or_empty)
-
-
-class Model(BaseModel):
-    """What all settings share: fixed once read, no silent conversions, no unknown keys, no values in tracebacks."""
-
-    # Only the file's form is ever validated in most runs, so the others' validators are built when first asked for.
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
-
-
-class Timeouts(Model):
-    """How long an upload may stand still."""
-
-    connect: Annotated[float, kinds.durations("100ms", "1h")] = Field(
-        default=units.read_duration("10s"), description="Until the connection stands, TLS included."
-    )
-    write: Annotated[float, kinds.durations("100ms", "1h")] = Field(
-        default=units.read_duration("60s"), description="Until the server takes the next piece of the file."
-    )
-    read: Annotated[float, kinds.durations("100ms", "1h")] = Field(
-        default=units.read_duration("300s"),
-        description="Until the answer comes once the file has left. Too short, and accepted files count as unknown.",
-    )
-
-
-class AccountKeys(Model):
-    """One OptiPub installation and the API key of one user there."""
-
-    model_config = ConfigDict(json_schema_extra={"required": ["base_url", "api_key"]})
-
-    base_url: _BaseUrl | None = Field(
-        default=None,
-        description="The address of OptiPub, https, without /api/3.2. Plain http is taken on loopback only.",
-        examples=["https://publisher.example.com"],
-    )
-    api_key: _Secret | None = Field(
-        default=None,
-        description="Where the personal API key is found, never the key itself: {env: NAME}, a variable; {file: PATH}, "
-        "which nobody but its owner may read; {credential: NAME}, systemd's LoadCredential=.",
-        examples=[{"credential": "optipub"}],
-    )
-    key_created: Annotated[date, kinds.DATE] | None = Field(
-        default=None,
-        description="The day on which the key was made. OptiPub's keys end after a year.",
-        examples=["2026-03-01"],
-    )
-    ca_file: _Path | None = Field(
-        default=None,
-        description="A private certificate authority, PEM, to trust beside those that the machine trusts.",
-        examples=["/etc/dropzone/ca.pem"],
-    )
-    proxy: Annotated[str, kinds.PROXY] | None = Field(
-        default=None,
-        description="The proxy to go through, http or https. The environment's proxies are never used.",
-        examples=["http://proxy.example.com:3128"],
-    )
-    timeouts: Annotated[Timeouts, _Section] = Field(
-        default=Timeouts.model_construct(),
-        description="How long an upload may stand still before it is given up, as durations.",
-    )
-
-
-class Account(AccountKeys):
-    """An account as the program uses it. `base_url` has no final slash."""
-
-    name: str
-    base_url: _BaseUrl
-    api_key: _Secret
-
-    def key_days_left(self, now: float) -> int | None:
-        """Whole days until the key's year is over, at `now` (seconds since the epoch); None where nobody said."""
-        return key_days_left(self.key_created, now)
-
-    def key_warning(self, days: int) -> str:
-        """What to say of a key with so many days left."""
-        when = f"ends in {days} day{'s' if days != 1 else ''}" if days > 0 else "has ended"
-        return f"the API key of account {self.name} {when}: make a new one in OptiPub and set key_created"
-
-
-class Guards(Model):
-    """Limits that hold a file back until somebody has looked; a file is never refused for them."""
-
-    min_rows: Annotated[int, kinds.counts(0)] = Field(default=1, description="Fewer good rows than this hold the file.")
-    max_rows: Annotated[int | None, kinds.or_none(kinds.counts(1))] = Field(
-        default=None, description="More good rows than this hold the file; none is no limit."
-    )
-    max_bytes: Annotated[int, kinds.sizes(1)] = Field(
-        default=units.read_size("2GiB"),
-        description="A larger file is held, in bytes or as 64KiB, 20MiB, 2GiB; a .gz counts unpacked.",
-    )
-    max_shrink: Annotated[Share | None, kinds.or_none(kinds.shares("100%"))] = Field(
-        default=Share.percent("50%"),
-        description="With clear: true, a file that lost more than this share of the rows of the folder's last accepted "
-        "file is held; none switches it off.",
-    )
-    max_growth: Annotated[Share | None, kinds.or_none(kinds.shares("999999%"))] = Field(
-        default=None,
-        description="A file that grew by more than this share of the rows of the folder's last accepted file is held; "
-        "none switches it off.",
-    )
-    max_files_per_hour: Annotated[int | None, kinds.or_none(kinds.counts(1))] = Field(
-        default=None, description="Of more files than this within an hour, the further ones are held; none is no limit."
-    )
-
-
-class Retry(Model):
-    """Delays between attempts that were surely not taken."""
-
-    initial: Annotated[float, kinds.durations("10ms", "1d")] = Field(
-        default=units.read_duration("5s"), description="About the first delay; each further one is about twice as long."
-    )
-    max: Annotated[float, kinds.durations("10ms", "7d")] = Field(
-        default=units.read_duration("15m"), description="No delay is longer than this."
-    )
-
-
-class Retention(Model):
-    """How long finished files are kept."""
-
-    done: Annotated[float | None, kinds.or_none(kinds.durations("1d", "3660d"))] = Field(
-        default=None, description="Files in done/ and their logs are deleted after so long; none keeps them for ever."
-    )
-    failed: Annotated[float | None, kinds.or_none(kinds.durations("1d", "3660d"))] = Field(
-        default=None, description="Files in failed/, their logs and rejects likewise."
-    )
-
-
-_Text = Annotated[str, kinds.texts("[^\\x00-\\x1f\\x7f]{0,255}", "a text", "at most 255 characters, in one line")]
-
-
-class Create(Model):
-    """A segment that is to be created once, by `dropzone segment create`."""
-
-    model_config = ConfigDict(json_schema_extra={"required": ["publication_id"]})
-
-    name: _Text | None = Field(
-        default=None,
-        description="What the segment is called; the folder's name where nothing else is said.",
-        examples=["Leads of Acme"],
-    )
-    description: _Text = Field(default="", description="What OptiPub shows beside the name.")
-    publication_id: _Positive | None = Field(
-        default=None,
-        description="Needed: the publication whose subscriptions an import into the segment changes.",
-        examples=[7],
-    )
-    auto_responder_id: _Positive | None = Field(
-        default=None, description="Fires when somebody is added; not for suppression segments.", examples=[22]
-    )
-    redirect_url: Annotated[str, kinds.WEB_ADDRESS] | None = Field(
-        default=None, description="The segment's redirect address.", examples=["https://www.example.com/thanks"]
-    )
-
-
-def _as_tuple(value: object) -> object:
-    if isinstance(value, tuple):
-        return value
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, str):
-        raise kinds.wrong("must be a list, not one text", f'write ["{value}"]' if len(value) < 60 else "")
-    if is_blank(value):
-        raise kinds.wrong("has no value", 'as in ["*.csv"]')
-    raise kinds.wrong(f"must be a list, not {kinds.shown(value)}", 'as in ["*.csv"]')
-
-
-_Names = tuple[Annotated[str, kinds.PATTERN], ...]
 
 
 def _read_column(value: object) -> str:
@@ -235,230 +61,402 @@ def _read_field_value(value: object) -> str:
     return str(value) if isinstance(value, int) else kinds.text_of(value, "a text or a whole number")
 
 
+_TEXT = kinds.texts("[^\\x00-\\x1f\\x7f]{0,255}", "a text", "at most 255 characters, in one line")
 _FIELD = kinds.texts(
     r"[A-Za-z][A-Za-z0-9_]{0,99}(\[[A-Za-z0-9_]{0,40}\]){0,4}",
     "the name of a form field",
     "letters, digits and '_', a letter first, as in subscriptionAction",
 )
-_Column = Annotated[str, Written(_read_column, str, {"type": "string", "minLength": 1})]
-_OurColumn = Annotated[
-    str,
-    kinds.texts("[a-z0-9][a-z0-9_-]{0,99}", "a name of a column", "as in varr_firstname: a-z, 0-9, '_' and '-'"),
-]
-_Field = Annotated[str, Written(_read_field, str, _FIELD.schema)]
-_FieldValue = Annotated[str, Written(_read_field_value, str, {"type": ["string", "integer"]})]
+_FIELDS = Pairs(
+    name=Written(read=_read_field, write=str, schema=_FIELD.schema),
+    each=Written(read=_read_field_value, write=str, schema={"type": ["string", "integer"]}),
+)
+_COLUMNS = Pairs(
+    name=Written(read=_read_column, write=str, schema={"minLength": 1}),
+    each=kinds.texts("[a-z0-9][a-z0-9_-]{0,99}", "a name of a column", "as in varr_firstname: a-z, 0-9, '_' and '-'"),
+    noun="column",
+    alike="names are compared without case and blanks around them",
+)
 
 
-def _distinct_columns(value: object) -> object:
-    """Refuses two spellings of one column: which of them won would depend on their order."""
-    if isinstance(value, dict):
-        seen: dict[str, str] = {}
-        for key in value:
-            name = key.strip().lower() if isinstance(key, str) else key
-            if name in seen:
-                raise kinds.wrong(
-                    f"{kinds.shown(seen[name])} and {kinds.shown(key)} are one column",
-                    "names are compared without case and blanks around them",
-                )
-            seen[name] = key
-    return _or_empty(value)
+class _Wrong:
+    """Notes of which keys are wrong, and not of how."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+
+    def wrong(self, place: Place, error: WrongValueError, *, at_key: bool = False) -> None:
+        del error, at_key
+        self.unknown(place)
+
+    def unknown(self, place: Place) -> None:
+        self.keys.add(str(place[0]))
+
+    def spoil(self, place: Place) -> None:
+        del place
 
 
-class FolderKeys(Model):
-    """One watched folder and the segment that its files go to."""
+@settings
+class Timeouts(Settings):
+    """How long an upload may stand still."""
 
-    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["segment_id"]}, {"required": ["create"]}]})
-
-    path: _Path | None = Field(
-        default=None,
-        description="The folder that the partner writes into; {root}/inbox/NAME where nothing else is said.",
-        examples=["/home/acme/upload"],
+    connect: float = key(kinds.durations("100ms", "1h"), "Until the connection stands, TLS included.", default="10s")
+    write: float = key(
+        kinds.durations("100ms", "1h"), "Until the server takes the next piece of the file.", default="60s"
     )
-    spool: _Path | None = Field(
-        default=None,
-        description="Where this folder's work/, done/ and failed/ are when path is on another file system than root.",
-        examples=["/home/acme/.dropzone"],
-    )
-    account: _Name | None = Field(
-        default=None, description="Which of the accounts; needed where there are several.", examples=["main"]
-    )
-    include: Annotated[_Names, Field(min_length=1), BeforeValidator(_as_tuple)] = Field(
-        default=("*.csv", "*.csv.gz"),
-        description="Which file names are taken, in upper or lower case; * and ? as in a shell.",
-    )
-    ignore: Annotated[_Names, BeforeValidator(_as_tuple)] = Field(
-        default=(),
-        description="File names that are never taken, beside the temporary names of common clients, which are known.",
-    )
-
-    settle: Annotated[float, kinds.durations("0s", "1d")] = Field(
-        default=units.read_duration("2s"),
-        description="How long a file must be quiet before it is taken. Raise it to twice the longest pause of a client "
-        "that closes the file in between.",
-    )
-    settle_unseen: Annotated[float, kinds.durations("0s", "1d")] = Field(
-        default=units.read_duration("10s"),
-        description="The same for a file that only a scan found, so that nobody knows when it last moved. Where nobody "
-        "can tell whether a client still has it open (network file systems), at least 30 s.",
-    )
-    hold_tail: Annotated[float, kinds.durations("0s", "7d")] = Field(
-        default=units.read_duration("300s"),
-        description="How long a file whose last line has no end is waited for: a broken upload looks like that.",
-    )
-    final_newline: Literal["optional", "required"] = Field(
-        default="optional",
-        description="required: a file whose last line has no end is never taken; optional: it is, after hold_tail.",
-    )
-    marker: Literal["none", ".done", ".md5", ".sha256"] = Field(
-        default="none",
-        description=".done: a file is taken only once x.csv.done lies beside x.csv; .md5, .sha256: only once "
-        "x.csv.sha256 does and fits. What it says goes with its file.",
-    )
-    empty: Literal["hold", "refuse", "ignore"] = Field(
-        default="hold",
-        description="A file without a single byte is held until somebody has looked, refused, or left where it is.",
-    )
-    stall_alert: Annotated[float, kinds.durations("1s", "30d")] = Field(
-        default=units.read_duration("15m"),
-        description="A file that has not grown for so long and still is not ready is reported, once.",
-    )
-    scan: Annotated[float, kinds.durations("100ms", "1h")] = Field(
-        default=units.read_duration("15s"),
-        description="How often the folder is looked through, whatever the file system did or did not report. On "
-        "network file systems every 5 s at least.",
-    )
-
-    segment_id: _Positive | None = Field(
-        default=None, description="The OptiPub segment that the files are imported into.", examples=[100789]
-    )
-    create: Annotated[Create | None, BeforeValidator(_or_empty)] = Field(
-        default=None,
-        description="Instead of segment_id: the segment is created once, by 'dropzone segment create --folder NAME', "
-        "and its id remembered in the ledger.",
-    )
-    mode: Mode | None = Field(
-        default=None,
-        description="What an import does: subscribe, unsubscribe, lead, or suppress for a suppression segment.",
-        examples=["subscribe"],
-    )
-    clear: bool = Field(
-        default=False, description="Empty the segment before each import: for full lists, never for additions."
-    )
-    hash: Hash | None = Field(
-        default=None,
-        description="suppress only, and needed there: how the segment's addresses are hashed, "
-        "none, md5, sha256 or sha512. It must be the segment's own.",
-        examples=["sha256"],
-    )
-    hash_plain: bool = Field(
-        default=False,
-        description="suppress only: hash plain addresses before they are sent; without it, a file that holds one is "
-        "refused.",
-    )
-    source_campaign: _Positive | None = Field(
-        default=None, description="subscribe only, and needed there: the campaign's id.", examples=[90]
-    )
-    source_partner: _Positive | None = Field(
-        default=None, description="subscribe only, and needed there: the partner's id.", examples=[9]
-    )
-    extra_fields: Annotated[dict[_Field, _FieldValue], _Section] = Field(
-        default={},
-        description="Further fields to send with each import, as OptiPub's reference names them.",
-        examples=[{"subscriptionAction": "create_only"}],
-    )
-
-    encoding: Annotated[str, kinds.ENCODING] = Field(
-        default="utf-8",
-        description="The encoding of files that are neither UTF-8 nor UTF-16 with its mark, such as cp1252.",
-    )
-    delimiter: Literal[",", ";", "tab", "auto"] = Field(
-        default=",", description='What separates the cells: ",", ";", tab, or auto where the header proves it.'
-    )
-    rename: Annotated[dict[_Column, _OurColumn], BeforeValidator(_distinct_columns)] = Field(
-        default={},
-        description="The partner's names of columns and ours, compared without case.",
-        examples=[{"First Name": "varr_firstname"}],
-    )
-    unknown_columns: Literal["reject", "prefix", "keep", "drop"] = Field(
-        default="reject",
-        description="Columns that OptiPub's guide does not name: reject the file, prefix them with varr_, keep or drop "
-        "them.",
-    )
-    bad_rows: Annotated[int | Share, kinds.count_or_share(kinds.counts(0), kinds.shares("100%"))] = Field(
-        default=0,
-        description="Up to so many bad rows, or to a share such as 1%, the good ones go and the bad ones stay in a "
-        ".rejects.csv; with more the file is refused.",
-    )
-    repeats: Literal["keep", "last", "refuse"] = Field(
-        default="keep", description="Repeated addresses: keep all, send the last of each, or refuse the file."
-    )
-
-    guards: Annotated[Guards, _Section] = Field(
-        default=Guards.model_construct(),
-        description="Limits that hold a file back until somebody has looked. Defaults are merged key by key.",
-    )
-    retry: Annotated[Retry, _Section] = Field(
-        default=Retry.model_construct(),
-        description="The delays after an attempt that was surely not taken. Defaults are merged key by key.",
-    )
-    retention: Annotated[Retention, _Section] = Field(
-        default=Retention.model_construct(),
-        description="How long finished files are kept, as 90d. What was accepted is remembered for duplicates all the "
-        "same. Defaults are merged key by key.",
-    )
-    on_unknown: Annotated[float, kinds.RESENDING] | None = Field(
-        default=None,
-        description="What happens where OptiPub may have taken a file but its answer was lost: hold it until somebody "
-        "has looked, resend it (twice at most), or {resend_within: 10m} of the first such attempt, then hold. By "
-        "default unsubscribe and suppress: resend; lead: within 30m; subscribe: within 10m, and never once an "
-        "unsubscribe or suppress file of the account was sent in between; with clear: true or a column that replaces "
-        "tags: within 2m.",
-        examples=["hold"],
-    )
-    order_group: _Name | None = Field(
-        default=None,
-        description="Folders of an account with the same group are sent one file after the other, oldest first, as "
-        "those of one segment always are: say sign-ups and opt-outs of one list.",
-        examples=["acme"],
-    )
-    strict_order: bool = Field(
-        default=False, description="Later files wait for a held one too, not only for one that is to be tried again."
-    )
-    supersede: bool = Field(
-        default=False,
-        description="For full lists: once a newer file of the folder has passed its check, older ones that still wait "
-        "go to done/ unsent.",
-    )
-    duplicates: Literal["skip", "hold", "send"] = Field(
-        default="skip",
-        description="A file with the same content as one that was accepted for the segment within duplicates_within: "
-        "skip it (it goes to done/ unsent), hold it, or send it again.",
-    )
-    duplicates_within: Annotated[float, kinds.durations("1s", "366d")] = Field(
-        default=units.read_duration("24h"), description="How long an accepted file counts for duplicates."
-    )
-    alarm_after: Annotated[float, kinds.durations("1s", "366d")] = Field(
-        default=units.read_duration("24h"),
-        description="A file that still waits to be sent so long after it was taken over raises an alarm, once a day.",
+    read: float = key(
+        kinds.durations("100ms", "1h"),
+        "Until the answer comes once the file has left. Too short, and accepted files count as unknown.",
+        default="5m",
     )
 
 
-class Defaults(FolderKeys):
-    """Keys of a folder for all folders that do not have them. Keys of one mode count where that mode is."""
+@settings
+class Account(Settings):
+    """One OptiPub installation and the API key of one user there.
 
-
-class Folder(FolderKeys):
-    """A folder as the program uses it, complete: the defaults are filled in.
-
-    `base` holds its work/, done/ and failed/. Made by `load`, or by `from_settings` from what `settings_json` wrote.
+    `base_url` has no final slash.
     """
 
-    name: str
-    base: _Path
-    path: _Path
-    account: str
-    segment_id: _Positive
-    mode: Mode
+    name: str = stored(kinds.NAME)
+    base_url: str = key(
+        kinds.BASE_URL,
+        "The address of OptiPub, https, without /api/3.2. Plain http is taken on loopback only.",
+        example="https://publisher.example.com",
+        needed=True,
+    )
+    api_key: Secret = key(
+        kinds.SECRET,
+        "Where the personal API key is found, never the key itself: {env: NAME}, a variable; {file: PATH}, which "
+        "nobody but its owner may read; {credential: NAME}, systemd's LoadCredential=.",
+        example={"credential": "optipub"},
+        needed=True,
+    )
+    key_created: date | None = key(
+        kinds.DATE,
+        "The day on which the key was made. OptiPub's keys end after a year.",
+        default=None,
+        example="2026-03-01",
+    )
+    ca_file: Path | None = key(
+        kinds.PATH,
+        "A private certificate authority, PEM, to trust beside those that the machine trusts.",
+        default=None,
+        example="/etc/dropzone/ca.pem",
+    )
+    proxy: str | None = key(
+        kinds.PROXY,
+        "The proxy to go through, http or https. The environment's proxies are never used.",
+        default=None,
+        example="http://proxy.example.com:3128",
+    )
+    timeouts: Timeouts = key(
+        Section(form=form_of(Timeouts)),
+        "How long an upload may stand still before it is given up, as durations.",
+        default=Timeouts(),
+    )
+
+    def key_days_left(self, now: float) -> int | None:
+        """Whole days until the key's year is over, at `now` (seconds since the epoch); None where nobody said."""
+        return key_days_left(self.key_created, now)
+
+    def key_warning(self, days: int) -> str:
+        """What to say of a key with so many days left."""
+        when = f"ends in {days} day{'s' if days != 1 else ''}" if days > 0 else "has ended"
+        return f"the API key of account {self.name} {when}: make a new one in OptiPub and set key_created"
+
+
+@settings
+class Guards(Settings):
+    """Limits that hold a file back until somebody has looked; a file is never refused for them."""
+
+    min_rows: int = key(kinds.counts(0), "Fewer good rows than this hold the file.", default=1)
+    max_rows: int | None = key(
+        kinds.or_none(kinds.counts(1)), "More good rows than this hold the file; none is no limit.", default="none"
+    )
+    max_bytes: int = key(
+        kinds.sizes(1),
+        "A larger file is held, in bytes or as 64KiB, 20MiB, 2GiB; a .gz counts unpacked.",
+        default="2GiB",
+    )
+    max_shrink: Share | None = key(
+        kinds.or_none(kinds.shares("100%")),
+        "With clear: true, a file that lost more than this share of the rows of the folder's last accepted file "
+        "is held; none switches it off.",
+        default="50%",
+    )
+    max_growth: Share | None = key(
+        kinds.or_none(kinds.shares("999999%")),
+        "A file that grew by more than this share of the rows of the folder's last accepted file is held; none "
+        "switches it off.",
+        default="none",
+    )
+    max_files_per_hour: int | None = key(
+        kinds.or_none(kinds.counts(1)),
+        "Of more files than this within an hour, the further ones are held; none is no limit.",
+        default="none",
+    )
+
+
+@settings
+class Retry(Settings):
+    """Delays between attempts that were surely not taken."""
+
+    initial: float = key(
+        kinds.durations("10ms", "1d"), "About the first delay; each further one is about twice as long.", default="5s"
+    )
+    max: float = key(kinds.durations("10ms", "7d"), "No delay is longer than this.", default="15m")
+
+
+@settings
+class Retention(Settings):
+    """How long finished files are kept."""
+
+    done: float | None = key(
+        kinds.or_none(kinds.durations("1d", "3660d")),
+        "Files in done/ and their logs are deleted after so long; none keeps them for ever.",
+        default="none",
+    )
+    failed: float | None = key(
+        kinds.or_none(kinds.durations("1d", "3660d")),
+        "Files in failed/, their logs and rejects likewise.",
+        default="none",
+    )
+
+
+@settings
+class Create(Settings):
+    """A segment that is to be created once, by `dropzone segment create`."""
+
+    name: str | None = key(
+        _TEXT,
+        "What the segment is called; the folder's name where nothing else is said.",
+        default=None,
+        example="Leads of Acme",
+    )
+    description: str = key(_TEXT, "What OptiPub shows beside the name.", default="")
+    publication_id: int = key(
+        kinds.counts(1),
+        "Needed: the publication whose subscriptions an import into the segment changes.",
+        example=7,
+        needed=True,
+    )
+    auto_responder_id: int | None = key(
+        kinds.counts(1), "Fires when somebody is added; not for suppression segments.", default=None, example=22
+    )
+    redirect_url: str | None = key(
+        kinds.WEB_ADDRESS, "The segment's redirect address.", default=None, example="https://www.example.com/thanks"
+    )
+
+
+@settings
+class Folder(Settings):
+    """One watched folder and the segment that its files go to.
+
+    Complete: the defaults are filled in. `base` holds its work/, done/ and failed/. Made by `load`, or by
+    `from_settings` from what `settings_json` wrote.
+    """
+
+    path: Path = key(
+        kinds.PATH,
+        "The folder that the partner writes into; {root}/inbox/NAME where nothing else is said.",
+        example="/home/acme/upload",
+    )
+    spool: Path | None = key(
+        kinds.PATH,
+        "Where this folder's work/, done/ and failed/ are when path is on another file system than root.",
+        default=None,
+        example="/home/acme/.dropzone",
+    )
+    account: str = key(kinds.NAME, "Which of the accounts; needed where there are several.", example="main")
+    include: tuple[str, ...] = key(
+        Listing(each=kinds.PATTERN, at_least=1),
+        "Which file names are taken, in upper or lower case; * and ? as in a shell.",
+        default=("*.csv", "*.csv.gz"),
+    )
+    ignore: tuple[str, ...] = key(
+        Listing(each=kinds.PATTERN),
+        "File names that are never taken, beside the temporary names of common clients, which are known.",
+        default=(),
+    )
+
+    settle: float = key(
+        kinds.durations("0s", "1d"),
+        "How long a file must be quiet before it is taken. Raise it to twice the longest pause of a client that "
+        "closes the file in between.",
+        default="2s",
+    )
+    settle_unseen: float = key(
+        kinds.durations("0s", "1d"),
+        "The same for a file that only a scan found, so that nobody knows when it last moved. Where nobody can "
+        "tell whether a client still has it open (network file systems), at least 30 s.",
+        default="10s",
+    )
+    hold_tail: float = key(
+        kinds.durations("0s", "7d"),
+        "How long a file whose last line has no end is waited for: a broken upload looks like that.",
+        default="5m",
+    )
+    final_newline: Literal["optional", "required"] = key(
+        kinds.choice("optional", "required"),
+        "required: a file whose last line has no end is never taken; optional: it is, after hold_tail.",
+        default="optional",
+    )
+    marker: Literal["none", ".done", ".md5", ".sha256"] = key(
+        kinds.choice("none", ".done", ".md5", ".sha256"),
+        ".done: a file is taken only once x.csv.done lies beside x.csv; .md5, .sha256: only once x.csv.sha256 "
+        "does and fits. What it says goes with its file.",
+        default="none",
+    )
+    empty: Literal["hold", "refuse", "ignore"] = key(
+        kinds.choice("hold", "refuse", "ignore"),
+        "A file without a single byte is held until somebody has looked, refused, or left where it is.",
+        default="hold",
+    )
+    stall_alert: float = key(
+        kinds.durations("1s", "30d"),
+        "A file that has not grown for so long and still is not ready is reported, once.",
+        default="15m",
+    )
+    scan: float = key(
+        kinds.durations("100ms", "1h"),
+        "How often the folder is looked through, whatever the file system did or did not report. On network file "
+        "systems every 5 s at least.",
+        default="15s",
+    )
+
+    segment_id: int = key(kinds.counts(1), "The OptiPub segment that the files are imported into.", example=100789)
+    create: Create | None = key(
+        Section(form=form_of(Create)),
+        "Instead of segment_id: the segment is created once, by 'dropzone segment create --folder NAME', and its "
+        "id remembered in the ledger.",
+        default=None,
+    )
+    mode: Mode = key(
+        kinds.choice(*get_args(Mode)),
+        "What an import does: subscribe, unsubscribe, lead, or suppress for a suppression segment.",
+        example="subscribe",
+    )
+    clear: bool = key(
+        kinds.FLAG, "Empty the segment before each import: for full lists, never for additions.", default=False
+    )
+    hash: Hash | None = key(
+        kinds.choice(*get_args(Hash)),
+        "suppress only, and needed there: how the segment's addresses are hashed, none, md5, sha256 or sha512. It"
+        " must be the segment's own.",
+        default=None,
+        example="sha256",
+    )
+    hash_plain: bool = key(
+        kinds.FLAG,
+        "suppress only: hash plain addresses before they are sent; without it, a file that holds one is refused.",
+        default=False,
+    )
+    source_campaign: int | None = key(
+        kinds.counts(1), "subscribe only, and needed there: the campaign's id.", default=None, example=90
+    )
+    source_partner: int | None = key(
+        kinds.counts(1), "subscribe only, and needed there: the partner's id.", default=None, example=9
+    )
+    extra_fields: dict[str, str] = key(
+        _FIELDS,
+        "Further fields to send with each import, as OptiPub's reference names them.",
+        default={},
+        example={"subscriptionAction": "create_only"},
+    )
+
+    encoding: str = key(
+        kinds.ENCODING,
+        "The encoding of files that are neither UTF-8 nor UTF-16 with its mark, such as cp1252.",
+        default="utf-8",
+    )
+    delimiter: Literal[",", ";", "tab", "auto"] = key(
+        kinds.choice(",", ";", "tab", "auto"),
+        'What separates the cells: ",", ";", tab, or auto where the header proves it.',
+        default=",",
+    )
+    rename: dict[str, str] = key(
+        _COLUMNS,
+        "The partner's names of columns and ours, compared without case.",
+        default={},
+        example={"First Name": "varr_firstname"},
+    )
+    unknown_columns: Literal["reject", "prefix", "keep", "drop"] = key(
+        kinds.choice("reject", "prefix", "keep", "drop"),
+        "Columns that OptiPub's guide does not name: reject the file, prefix them with varr_, keep or drop them.",
+        default="reject",
+    )
+    bad_rows: int | Share = key(
+        kinds.count_or_share(kinds.counts(0), kinds.shares("100%")),
+        "Up to so many bad rows, or to a share such as 1%, the good ones go and the bad ones stay in a "
+        ".rejects.csv; with more the file is refused.",
+        default=0,
+    )
+    repeats: Literal["keep", "last", "refuse"] = key(
+        kinds.choice("keep", "last", "refuse"),
+        "Repeated addresses: keep all, send the last of each, or refuse the file.",
+        default="keep",
+    )
+
+    guards: Guards = key(
+        Section(form=form_of(Guards)),
+        "Limits that hold a file back until somebody has looked. Defaults are merged key by key.",
+        default=Guards(),
+    )
+    retry: Retry = key(
+        Section(form=form_of(Retry)),
+        "The delays after an attempt that was surely not taken. Defaults are merged key by key.",
+        default=Retry(),
+    )
+    retention: Retention = key(
+        Section(form=form_of(Retention)),
+        "How long finished files are kept, as 90d. What was accepted is remembered for duplicates all the same. "
+        "Defaults are merged key by key.",
+        default=Retention(),
+    )
+    on_unknown: float | None = key(
+        kinds.RESENDING,
+        "What happens where OptiPub may have taken a file but its answer was lost: hold it until somebody has "
+        "looked, resend it (twice at most), or {resend_within: 10m} of the first such attempt, then hold. By "
+        "default unsubscribe and suppress: resend; lead: within 30m; subscribe: within 10m, and never once an "
+        "unsubscribe or suppress file of the account was sent in between; with clear: true or a column that "
+        "replaces tags: within 2m.",
+        default=None,
+        example="hold",
+    )
+    order_group: str | None = key(
+        kinds.NAME,
+        "Folders of an account with the same group are sent one file after the other, oldest first, as those of "
+        "one segment always are: say sign-ups and opt-outs of one list.",
+        default=None,
+        example="acme",
+    )
+    strict_order: bool = key(
+        kinds.FLAG, "Later files wait for a held one too, not only for one that is to be tried again.", default=False
+    )
+    supersede: bool = key(
+        kinds.FLAG,
+        "For full lists: once a newer file of the folder has passed its check, older ones that still wait go to "
+        "done/ unsent.",
+        default=False,
+    )
+    duplicates: Literal["skip", "hold", "send"] = key(
+        kinds.choice("skip", "hold", "send"),
+        "A file with the same content as one that was accepted for the segment within duplicates_within: skip it "
+        "(it goes to done/ unsent), hold it, or send it again.",
+        default="skip",
+    )
+    duplicates_within: float = key(
+        kinds.durations("1s", "366d"), "How long an accepted file counts for duplicates.", default="24h"
+    )
+    alarm_after: float = key(
+        kinds.durations("1s", "366d"),
+        "A file that still waits to be sent so long after it was taken over raises an alarm, once a day.",
+        default="24h",
+    )
+
+    name: str = stored(kinds.NAME)
+    base: Path = stored(kinds.PATH)
 
     @property
     def lane(self) -> str:
@@ -476,28 +474,26 @@ class Folder(FolderKeys):
         fields = tuple(sorted(self.extra_fields.items()))
         return self.mode, self.clear, self.hash, self.source_campaign, self.source_partner, fields
 
-    def having(self, **changes: object) -> Folder:
-        """The folder with these values, which nobody checks; itself where they are its own already.
-
-        A thousand of them share one set of their keys, where `model_copy` gives each its own: two kilobytes.
-        """
-        if all(getattr(self, key) == value for key, value in changes.items()):
-            return self
-        return Folder.model_construct(self.model_fields_set, **dict(self) | changes)
-
     def settings_json(self) -> str:
         """All settings as one line of JSON, in the form that the file has. The ledger keeps it with each drop."""
-        return self.model_dump_json()
+        return json.dumps(FOLDER.write(self), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_settings(cls, text: str) -> Folder:
         """The folder that `settings_json` wrote. Raises `DropzoneError` when it is none."""
+        notes = _Wrong()
         try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            keys = ", ".join(sorted({str(part["loc"][0]) for part in error.errors(include_url=False) if part["loc"]}))
-            hint = "They were written by another version of dropzone, or the ledger is damaged"
-            raise DropzoneError(f"the stored settings of a folder cannot be read: {keys or 'no JSON'}", hint) from None
+            stored = json.loads(text)
+        except ValueError:
+            stored = None
+        if isinstance(stored, dict):
+            notes.keys.update(FOLDER.missing(stored))
+            values = FOLDER.read(stored, (), notes, stored=True)
+            if not notes.keys:
+                return cast(Folder, FOLDER.made(values))
+        hint = "They were written by another version of dropzone, or the ledger is damaged"
+        keys = ", ".join(sorted(notes.keys)) or "no JSON"
+        raise DropzoneError(f"the stored settings of a folder cannot be read: {keys}", hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -517,56 +513,67 @@ class Unmade:
         return self.draft.having(segment_id=segment_id)
 
 
-class TopKeys(Model):
-    """What concerns the whole installation."""
-
-    root: _Path | None = Field(
-        default=None,
-        description="Where inbox/, work/, done/ and failed/ are, on one file system.",
-        examples=["/srv/dropzone"],
-    )
-    state_dir: _Path | None = Field(
-        default=None,
-        description="Where the ledger is: on a local disk, never on a network file system.",
-        examples=["/var/lib/dropzone"],
-    )
-    concurrency: Annotated[int, kinds.counts(1, 64)] = Field(
-        default=4,
-        description="How many drops are sent at the same time. Those of one segment always go one after the other.",
-    )
-
-
-class File(TopKeys):
-    """The configuration file of dropzone."""
-
-    model_config = ConfigDict(json_schema_extra={"required": ["root", "state_dir", "accounts", "folders"]})
-
-    accounts: dict[_Name, AccountKeys] | None = Field(
-        default=None, description="The OptiPub accounts by a name of your choice."
-    )
-    defaults: Annotated[Defaults, _Section] = Field(
-        default=Defaults.model_construct(),
-        description="Any key of a folder except path, spool, segment_id and create, for all folders that do not have "
-        "it. A key of one mode, such as source_partner, counts for the folders of that mode.",
-    )
-    folders: dict[_Name, FolderKeys] | None = Field(
-        default=None, description="The watched folders by name; each feeds one segment."
-    )
-
-
-class Config(TopKeys):
+@settings
+class Config(Settings):
     """A configuration that is right: what `load` returns."""
+
+    root: Path = key(
+        kinds.PATH,
+        "Where inbox/, work/, done/ and failed/ are, on one file system.",
+        example="/srv/dropzone",
+        needed=True,
+    )
+    state_dir: Path = key(
+        kinds.PATH,
+        "Where the ledger is: on a local disk, never on a network file system.",
+        example="/var/lib/dropzone",
+        needed=True,
+    )
+    concurrency: int = key(
+        kinds.counts(1, 64),
+        "How many drops are sent at the same time. Those of one segment always go one after the other.",
+        default=4,
+    )
+    accounts: dict[str, Account] = key(
+        Named(form=form_of(Account)), "The OptiPub accounts by a name of your choice.", needed=True
+    )
+    folders: dict[str, Folder] = key(
+        Named(form=form_of(Folder)), "The watched folders by name; each feeds one segment.", needed=True
+    )
 
     file: Path
     crc: int  # of the file's content when it was read: whether it was changed since
-    root: _Path
-    state_dir: _Path
-    accounts: dict[str, Account]
-    folders: dict[str, Folder]
     unmade: dict[str, Unmade]  # folders whose segment is still to be created: nothing is taken over there
 
     def with_segments(self, ids: Mapping[str, int]) -> Config:
         """The same with the segments of these folders (name to id) created, as far as they were still to be."""
         made = {name: unmade.made(ids[name]) for name, unmade in self.unmade.items() if name in ids}
         left = {name: unmade for name, unmade in self.unmade.items() if name not in ids}
-        return self.model_copy(update={"folders": self.folders | made, "unmade": left})
+        return self.having(folders=self.folders | made, unmade=left)
+
+
+# ------------------------------------------------------------------------------------------- the file's mappings
+
+FOLDER = form_of(Folder)
+DEFAULTS = Form(
+    title="Defaults",
+    description="Keys of a folder for all folders that do not have them. Keys of one mode count where that mode is.",
+    fields={name: field for name, field in FOLDER.fields.items() if field.key},
+)
+_TOP = form_of(Config).fields
+FILE = Form(
+    title="File",
+    description="The configuration file of dropzone.",
+    fields={
+        **{name: _TOP[name] for name in ("root", "state_dir", "concurrency", "accounts")},
+        "defaults": Field(
+            kind=Section(form=DEFAULTS),
+            default=None,
+            key=Key(
+                description="Any key of a folder except path, spool, segment_id and create, for all folders that do "
+                "not have it. A key of one mode, such as source_partner, counts for the folders of that mode."
+            ),
+        ),
+        "folders": _TOP["folders"],
+    },
+)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dropzone.config.findings import Findings
-from dropzone.config.model import Account, AccountKeys, Config, File, Folder, FolderKeys, Model, TopKeys, Unmade
+from dropzone.config.forms import Form, form_of
+from dropzone.config.model import FILE, FOLDER, Account, Config, Create, Folder, Unmade
 from dropzone.config.yaml import Place, subject
 from dropzone.errors import printable
 from dropzone.values import value
@@ -31,14 +32,17 @@ _JUDGED = ("path", "spool", "account", "segment_id", "mode", "clear", "hash", "h
 NO_DEFAULTS = ("path", "spool", "segment_id", "create")  # two folders cannot share them
 
 
+Keys = dict[str, Any]  # what was written and is right in itself, by key; sections as such mappings again
+
+
 @value
 class _Entry:
     """One folder between the file and the program: its own keys, and the values with the defaults merged in."""
 
     name: str
-    own: FolderKeys
-    defaults: FolderKeys
-    values: dict[str, Any]
+    own: Keys
+    defaults: Keys
+    values: Keys
 
     def place(self, *keys: str) -> Place:
         return ("folders", self.name, *keys)
@@ -50,18 +54,18 @@ class _Entry:
         return self.place(*keys)
 
 
-def resolve(keys: File, file: Path, findings: Findings) -> Config | None:
-    """The complete configuration, or None when there are findings."""
-    _check_present(("root", "state_dir", "accounts", "folders"), keys, (), findings)
-    for name, account in (keys.accounts or {}).items():
-        _check_present(("base_url", "api_key"), account, ("accounts", name), findings)
-    for key in keys.defaults.model_fields_set.intersection(NO_DEFAULTS):
+def resolve(keys: Keys, file: Path, findings: Findings) -> Config | None:
+    """The complete configuration from what is right in `file`, or None when there are findings."""
+    _check_present(("root", "state_dir", "accounts", "folders"), keys, FILE, (), findings)
+    for name, account in keys.get("accounts", {}).items():
+        _check_present(("base_url", "api_key"), account, form_of(Account), ("accounts", name), findings)
+    for key in keys.get("defaults", {}).keys() & NO_DEFAULTS:
         findings.refuse(("defaults", key), "cannot be a default", "write it in each folder", at_key=True)
     accounts = _account_names(findings)
-    entries = [_merged(name, own, keys, accounts, findings) for name, own in (keys.folders or {}).items()]
+    entries = [_merged(name, own, keys, accounts, findings) for name, own in keys.get("folders", {}).items()]
     for entry in entries:
-        if entry.own.create is None and not findings.is_spoiled(entry.place("create")):
-            _check_present(("segment_id",), entry.own, entry.place(), findings)
+        if "create" not in entry.own and not findings.is_spoiled(entry.place("create")):
+            _check_present(("segment_id",), entry.own, FOLDER, entry.place(), findings)
         _check_create(entry, findings)
         _check_mode(entry, findings)
         _check_account(entry, accounts, findings)
@@ -71,74 +75,49 @@ def resolve(keys: File, file: Path, findings: Findings) -> Config | None:
     return None if findings.problems() else _built(keys, file, entries, findings.document.crc)
 
 
-def _built(keys: File, file: Path, entries: list[_Entry], crc: int) -> Config:
-    assert keys.root is not None  # what is missing is a finding
-    assert keys.state_dir is not None
-    accounts = {name: _account(name, account) for name, account in (keys.accounts or {}).items()}
+def _built(keys: Keys, file: Path, entries: list[_Entry], crc: int) -> Config:
     folders, unmade = {}, {}
-    all_set = set(Folder.model_fields)  # one set for all: each its own takes two megabytes for a thousand folders
     for entry in entries:
-        values = entry.values | {"name": entry.name, "base": entry.values["spool"] or keys.root}
-        folder = Folder.model_construct(all_set, **values)  # each value was checked in its own place already
-        if entry.own.create is None:
-            folders[entry.name] = folder
+        base = entry.values["spool"] or keys["root"]
+        if "create" not in entry.own:
+            folders[entry.name] = Folder(**entry.values, name=entry.name, base=base)
         else:
-            unmade[entry.name] = Unmade(entry.own.create, folder)
-    return Config.model_construct(
-        file=file,
-        crc=crc,
-        root=keys.root,
-        state_dir=keys.state_dir,
-        concurrency=keys.concurrency,
-        accounts=accounts,
-        folders=folders,
-        unmade=unmade,
-    )
-
-
-def _account(name: str, keys: AccountKeys) -> Account:
-    return Account.model_construct(**_values(keys), name=name)
+            create = form_of(Create).made(entry.own["create"])
+            draft = Folder(**entry.values | {"create": create}, name=entry.name, base=base)
+            unmade[entry.name] = Unmade(create, draft)
+    accounts = {name: form_of(Account).made(account | {"name": name}) for name, account in keys["accounts"].items()}
+    top = {name: keys[name] for name in ("root", "state_dir", "concurrency") if name in keys}
+    return Config(**top, accounts=accounts, folders=folders, unmade=unmade, file=file, crc=crc)
 
 
 # ------------------------------------------------------------------------------------------------- merging
 
 
-def _merged(name: str, own: FolderKeys, keys: File, accounts: list[str], findings: Findings) -> _Entry:
-    defaults = keys.defaults
-    values = _values(FolderKeys.model_construct())
-    mode = own.mode if "mode" in own.model_fields_set else defaults.mode
-    for key in defaults.model_fields_set.difference(NO_DEFAULTS):
+def _merged(name: str, own: Keys, keys: Keys, accounts: list[str], findings: Findings) -> _Entry:
+    defaults = keys.get("defaults", {})
+    values = FOLDER.defaults
+    mode = own.get("mode", defaults.get("mode"))
+    for key in defaults.keys() - set(NO_DEFAULTS):
         if KEYS_OF_MODE.get(key, mode) == mode:  # a key of one mode is a default for the folders of that mode
-            values[key] = getattr(defaults, key)
-    for key in own.model_fields_set:
-        values[key] = _over(values[key], getattr(own, key))
+            values[key] = FOLDER.over(key, values[key], defaults[key])
+    for key in own.keys() - {"create"}:
+        values[key] = FOLDER.over(key, values[key], own[key])
     spoiled = {key for key in _JUDGED if findings.is_spoiled(("folders", name, key))}
     values |= dict.fromkeys(spoiled)
-    if own.hash == "none" and "hash_plain" not in own.model_fields_set:
+    if own.get("hash") == "none" and "hash_plain" not in own:
         values["hash_plain"] = False  # a default for the folders that hash, not for this one
-    if values["path"] is None and keys.root is not None and "path" not in spoiled:
-        values["path"] = keys.root / "inbox" / name
+    if values["path"] is None and "root" in keys and "path" not in spoiled:
+        values["path"] = keys["root"] / "inbox" / name
     if values["account"] is None and len(accounts) == 1 and "account" not in spoiled:
         values["account"] = accounts[0]
     return _Entry(name=name, own=own, defaults=defaults, values=values)
 
 
-def _over(default: object, value: object) -> object:
-    """A folder's own value instead of the default; of a section, each of its keys by itself."""
-    if isinstance(default, Model) and isinstance(value, Model):
-        return default.model_copy(update={key: getattr(value, key) for key in value.model_fields_set})
-    return value
-
-
-def _is_written(keys: Model, path: tuple[str, ...]) -> bool:
+def _is_written(keys: Keys, path: tuple[str, ...]) -> bool:
     first, *rest = path
-    if first not in keys.model_fields_set:
+    if first not in keys:
         return False
-    return not rest or _is_written(getattr(keys, first), tuple(rest))
-
-
-def _values(keys: Model) -> dict[str, Any]:
-    return {name: getattr(keys, name) for name in type(keys).model_fields}
+    return not rest or _is_written(keys[first], tuple(rest))
 
 
 def _account_names(findings: Findings) -> list[str]:
@@ -149,23 +128,20 @@ def _account_names(findings: Findings) -> list[str]:
 # ------------------------------------------------------------------------------------------------- one folder
 
 
-def _check_present(
-    wanted: tuple[str, ...], keys: TopKeys | AccountKeys | FolderKeys, at: Place, findings: Findings
-) -> None:
+def _check_present(wanted: tuple[str, ...], keys: Keys, form: Form, at: Place, findings: Findings) -> None:
     for key in wanted:
         place = (*at, key)
-        value = getattr(keys, key)
+        value = keys.get(key)
         if value == {} and not findings.has_spoiled(place):
             findings.refuse(place, "is empty", "at least one is needed; 'dropzone config example' shows how")
         elif value is None and not findings.is_spoiled(place):
-            findings.refuse(place, "is missing", _as_in(keys, key))
+            findings.refuse(place, "is missing", _as_in(form, key))
 
 
-def _as_in(keys: TopKeys | AccountKeys | FolderKeys, key: str) -> str:
-    examples = type(keys).model_fields[key].examples
-    if not examples:
-        return "'dropzone config example' shows how"
-    match examples[0]:
+def _as_in(form: Form, key: str) -> str:
+    match form.keys[key].example:
+        case None:
+            return "'dropzone config example' shows how"
         case dict() as example:
             inner = ", ".join(f"{name}: {value}" for name, value in example.items())
             return f"as in '{key}: {{{inner}}}'"
@@ -180,7 +156,7 @@ def _check_mode(entry: _Entry, findings: Findings) -> None:
             findings.refuse(entry.place("mode"), "is missing", "subscribe, unsubscribe, lead or suppress")
         return
     for key, needed in KEYS_OF_MODE.items():
-        if key in entry.own.model_fields_set and mode != needed:
+        if key in entry.own and mode != needed:
             what = f"means nothing with mode {mode}, only with {needed}"
             findings.refuse(entry.place(key), what, "remove it, or correct the mode", at_key=True)
     if mode == "subscribe":
@@ -194,15 +170,15 @@ def _check_mode(entry: _Entry, findings: Findings) -> None:
 
 
 def _check_create(entry: _Entry, findings: Findings) -> None:
-    create = entry.own.create
+    create = entry.own.get("create")
     if create is None:
         return
-    if entry.own.segment_id is not None:
+    if "segment_id" in entry.own:
         what = "means nothing beside segment_id: that segment is there already"
         findings.refuse(entry.place("create"), what, "keep one of the two", at_key=True)
-    if create.publication_id is None and not findings.has_spoiled(entry.place("create")):
+    if "publication_id" not in create and not findings.has_spoiled(entry.place("create")):
         findings.refuse(entry.place("create", "publication_id"), "is missing", "as in 'publication_id: 7'")
-    if create.auto_responder_id is not None and entry.values["mode"] == "suppress":
+    if "auto_responder_id" in create and entry.values["mode"] == "suppress":
         what = "means nothing with mode suppress: nobody is added to a list"
         findings.refuse(entry.place("create", "auto_responder_id"), what, "remove it", at_key=True)
 
@@ -290,7 +266,7 @@ class _Area:
     place: Place
 
 
-def _check_areas(keys: File, entries: list[_Entry], findings: Findings) -> None:
+def _check_areas(keys: Keys, entries: list[_Entry], findings: Findings) -> None:
     """Refuses areas that overlap: a partner could forge results, or we would take our own files for a partner's."""
     taken: dict[str, _Area] = {}
     areas = list(_areas(keys, entries))
@@ -303,10 +279,10 @@ def _check_areas(keys: File, entries: list[_Entry], findings: Findings) -> None:
                 _refuse_overlap(area, taken[around], findings)
 
 
-def _areas(keys: File, entries: list[_Entry]) -> Iterator[_Area]:
+def _areas(keys: Keys, entries: list[_Entry]) -> Iterator[_Area]:
     bases: dict[str, Place] = {}
-    if keys.root is not None:
-        bases[os.path.realpath(keys.root)] = ("root",)
+    if "root" in keys:
+        bases[os.path.realpath(keys["root"])] = ("root",)
     for entry in entries:
         if (spool := entry.values["spool"]) is not None:
             bases.setdefault(os.path.realpath(spool), entry.place("spool"))
@@ -319,8 +295,8 @@ def _areas(keys: File, entries: list[_Entry]) -> Iterator[_Area]:
                 label=f"{printable(path)}, which is dropzone's own",
                 place=place,
             )
-    if keys.state_dir is not None:
-        yield _Area(path=os.path.realpath(keys.state_dir), kind="state", label="state_dir", place=("state_dir",))
+    if "state_dir" in keys:
+        yield _Area(path=os.path.realpath(keys["state_dir"]), kind="state", label="state_dir", place=("state_dir",))
     for entry in entries:
         if (inbox := entry.values["path"]) is not None:
             label = f"the path of folder {entry.name}, {printable(str(inbox))}"

@@ -2,8 +2,8 @@
 
     asking      the ledger: `overview`, `queue`, `show`         light: what most commands load
     ordering    `order` on drops                                light
-    trying      `check`: what would become of a file            loads the CSV engine
-    finding     `why` about one path, `plan` about all          loads the engine and the folders
+    trying      `check` and `plan`: what would become of files  loads the CSV engine once one is read
+    finding     `why` about one path, what lies in the inboxes  loads the folders
     doctor      what is wrong with the machine, and its mend
 
 The light ones are named here; the others are imported by whoever needs them.
@@ -19,6 +19,7 @@ from dropzone.operate.asking import (
     Finding,
     FolderStatus,
     Health,
+    Inbox,
     Overview,
     Queued,
     Shown,
@@ -40,6 +41,7 @@ __all__ = [
     "Finding",
     "FolderStatus",
     "Health",
+    "Inbox",
     "Overview",
     "Queued",
     "Shown",

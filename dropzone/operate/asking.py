@@ -92,6 +92,7 @@ class Finding:
     id: str | None = None  # of the drop that it became
     state: str | None = None  # … and how that stands, and why
     reason: str = ""
+    unread: bool = False  # it waits to be read to its end: only that tells whether it is complete
 
     @classmethod
     def read(cls, members: Mapping[str, Any]) -> Finding:
@@ -103,6 +104,36 @@ class Finding:
     def members(self) -> dict[str, Any]:
         """As plain values; `read` makes the same of them."""
         return asdict(self) | {"path": str(self.path)}
+
+
+@value
+class Inbox:
+    """What lies in the inbox of one folder; `finding` finds it, here or in the daemon. `fault`: why nobody can look.
+
+    `fields` is what an import from there says beside the file, `settings` all of the folder's, as the ledger has them.
+    """
+
+    folder: str
+    mode: str
+    segment_id: int
+    account: str
+    fields: tuple[tuple[str, str], ...]
+    settings: str
+    findings: tuple[Finding, ...] = ()
+    fault: str = ""
+    mend: str = ""
+
+    @classmethod
+    def read(cls, members: Mapping[str, Any]) -> Inbox:
+        """The one that `members` tells of."""
+        names = {field.name for field in fields(cls)}  # a newer daemon may tell more
+        known = {name: value for name, value in members.items() if name in names}
+        findings = tuple(map(Finding.read, members["findings"]))
+        return cls(**known | {"fields": tuple(map(tuple, members["fields"])), "findings": findings})
+
+    def members(self) -> dict[str, Any]:
+        """As plain values; `read` makes the same of them."""
+        return asdict(self) | {"findings": [finding.members() for finding in self.findings]}
 
 
 # ----------------------------------------------------------------------------------------------------- the queue

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -18,39 +17,23 @@ from dropzone.drop import Drop, is_id
 from dropzone.errors import FolderError, printable
 from dropzone.folders import Folders
 from dropzone.ledger import Reader
-from dropzone.operate.asking import Finding, StandsAs
+from dropzone.operate.asking import Finding, Inbox, StandsAs
 from dropzone.readiness import Candidate, Look, Ready, Unfit, Unread, Verdict, Waiting, why_ignored
 
 _FILED = re.compile(r"\.([0-9A-Z]{12})\.(csv|csv\.gz|log|rejects\.csv)$")
 
 
-class Finder:
-    """Answers about paths. `ledger` is None where there is none yet; `now` is the time, in seconds since the epoch.
+class Looker:
+    """Looks into inboxes. `ledger` is None where there is none yet; `now` is the time, in seconds since the epoch.
 
     `thorough` reads a file to its end where only that tells whether it is complete.
     """
 
-    def __init__(self, config: Config, ledger: Reader | None, *, now: float, thorough: bool = True) -> None:
-        self._config = config
+    def __init__(self, ledger: Reader | None, *, now: float, thorough: bool = True) -> None:
         self._ledger = ledger
         self._now = now
         self._thorough = thorough
         self._folders = Folders()
-
-    def why(self, path: Path) -> Finding:
-        """Why `path` was or was not picked up, and what would change it."""
-        place = Path(os.path.realpath(path.parent)) / path.name  # the last part may be a link: that is a finding
-        for folder in self._config.folders.values():
-            inbox = Path(os.path.realpath(folder.path))
-            if Path(os.path.realpath(place)) == inbox:
-                return self._inbox(folder, place)
-            if place.parent == inbox:
-                return self.look(folder, os.fsencode(place.name))
-            if place.is_relative_to(inbox):
-                what = f"the inbox of folder {folder.name} is {_shown(inbox)}, and nothing below it is looked at"
-                change = f"move the file into {_shown(inbox)} itself"
-                return Finding(path=place, folder=folder.name, standing="ignored", what=what, change=change)
-        return self._ours(place) or self._unmade(place) or self._outside(place)
 
     def look(self, folder: Folder, name: bytes) -> Finding:
         """What stands about `name` in the inbox of `folder`."""
@@ -74,12 +57,34 @@ class Finder:
             )
         return self._judged(folder, name, path, look)
 
-    def waiting(self, folder: Folder) -> Iterator[Finding]:
-        """What stands about everything in the inbox of `folder`, by name. Raises FolderError."""
-        for name in sorted(self._folders.names(folder)):
-            yield self.look(folder, name)
+    def count(self, folder: Folder) -> int:
+        """How many names are in the inbox of `folder`; none where nobody can look."""
+        try:
+            return len(self._folders.names(folder))
+        except FolderError:
+            return 0
 
-    # ------------------------------------------------------------------------------------------------- in an inbox
+    def look_through(self, folder: Folder) -> Inbox:
+        """What stands about everything in the inbox of `folder`, by name."""
+        from dropzone.optipub.form import fields_of
+
+        found: list[Finding] = []
+        fault = mend = ""
+        try:
+            found = [self.look(folder, name) for name in sorted(self._folders.names(folder))]
+        except FolderError as error:
+            fault, mend = error.message, error.hint
+        return Inbox(
+            folder=folder.name,
+            mode=folder.mode,
+            segment_id=folder.segment_id,
+            account=folder.account,
+            fields=tuple(fields_of(folder)),
+            settings=folder.settings_json(),
+            findings=tuple(found),
+            fault=fault,
+            mend=mend,
+        )
 
     def _judged(self, folder: Folder, name: bytes, path: Path, look: Look) -> Finding:
         changed_at = look.ctime_ns / 1e9
@@ -118,13 +123,14 @@ class Finder:
             since=changed_at,
             until=until,
             size=look.size,
+            unread=isinstance(verdict, Unread),
         )
 
     def _left(self, folder: Folder, name: bytes, path: Path) -> Finding:
         """It is not there (any more): the drop that it became, or what it may have been called."""
         drops = self._ledger.find_named(folder.name, name, limit=1) if self._ledger else []
         if drops:
-            return self._taken(drops[0], path)
+            return _taken(drops[0], path)
         try:
             names = [os.fsdecode(each) for each in self._folders.names(folder)]
         except FolderError as fault:
@@ -134,7 +140,8 @@ class Finder:
         change = f"is it {printable(close[0])}?" if close else "let the partner look at the upload's own log"
         return Finding(path=path, folder=folder.name, standing="missing", what=what, change=change)
 
-    def _inbox(self, folder: Folder, path: Path) -> Finding:
+    def inbox(self, folder: Folder, path: Path) -> Finding:
+        """What stands about the inbox of `folder` itself."""
         fault = self._folders.find_fault(folder)
         if fault is not None:
             return Finding(path=path, folder=folder.name, standing="unfit", what=fault.message, change=fault.hint)
@@ -143,7 +150,29 @@ class Finder:
         change = "'dropzone plan' tells what would become of each"
         return Finding(path=path, folder=folder.name, standing="inbox", what=what, change=change)
 
-    # --------------------------------------------------------------------------------------------------- elsewhere
+
+class Finder:
+    """Answers about paths, by a configuration; `looker` looks into the inboxes."""
+
+    def __init__(self, config: Config, ledger: Reader | None, looker: Looker) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._looker = looker
+
+    def why(self, path: Path) -> Finding:
+        """Why `path` was or was not picked up, and what would change it."""
+        place = Path(os.path.realpath(path.parent)) / path.name  # the last part may be a link: that is a finding
+        for folder in self._config.folders.values():
+            inbox = Path(os.path.realpath(folder.path))
+            if Path(os.path.realpath(place)) == inbox:
+                return self._looker.inbox(folder, place)
+            if place.parent == inbox:
+                return self._looker.look(folder, os.fsencode(place.name))
+            if place.is_relative_to(inbox):
+                what = f"the inbox of folder {folder.name} is {_shown(inbox)}, and nothing below it is looked at"
+                change = f"move the file into {_shown(inbox)} itself"
+                return Finding(path=place, folder=folder.name, standing="ignored", what=what, change=change)
+        return self._ours(place) or self._unmade(place) or self._outside(place)
 
     def _ours(self, place: Path) -> Finding | None:
         """A file in work/, done/ or failed/ names its drop."""
@@ -156,7 +185,7 @@ class Finder:
             id = rest[0] if kind == "work" and rest else filed[1] if filed and kind in ("done", "failed") else ""
             drop = self._ledger.find_drop(id) if self._ledger and is_id(id) else None
             if drop is not None:
-                return self._taken(drop, place)
+                return _taken(drop, place)
         return None
 
     def _unmade(self, place: Path) -> Finding | None:
@@ -168,20 +197,6 @@ class Finder:
                 return Finding(path=place, folder=name, standing="unfit", what=what, change=change)
         return None
 
-    def _taken(self, drop: Drop, path: Path) -> Finding:
-        return Finding(
-            path=path,
-            folder=drop.folder,
-            standing="taken",
-            what=f"taken over as drop {drop.id}, which is {drop.state} now",
-            change=f"'dropzone show {drop.id}' tells its history",
-            since=drop.claimed_at,
-            size=drop.size,
-            id=drop.id,
-            state=drop.state.value,
-            reason=drop.reason,
-        )
-
     def _outside(self, place: Path) -> Finding:
         inboxes = {str(Path(os.path.realpath(folder.path))): name for name, folder in self._config.folders.items()}
         close = get_close_matches(str(place.parent), inboxes, n=1, cutoff=0.8)
@@ -191,6 +206,21 @@ class Finder:
         else:
             change = "the inboxes are: " + ", ".join(printable(inbox) for inbox in inboxes)
         return Finding(path=place, folder=None, standing="outside", what=what, change=change)
+
+
+def _taken(drop: Drop, path: Path) -> Finding:
+    return Finding(
+        path=path,
+        folder=drop.folder,
+        standing="taken",
+        what=f"taken over as drop {drop.id}, which is {drop.state} now",
+        change=f"'dropzone show {drop.id}' tells its history",
+        since=drop.claimed_at,
+        size=drop.size,
+        id=drop.id,
+        state=drop.state.value,
+        reason=drop.reason,
+    )
 
 
 def _change(verdict: Verdict, folder: Folder) -> str:

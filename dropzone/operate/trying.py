@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from dropzone import policy
-from dropzone.config import Config, Folder
 from dropzone.drop import Claimed, Drop, Report, Skipped, apply, make_id
-from dropzone.errors import FolderError, OperatorError, printable
+from dropzone.errors import OperatorError, printable
 from dropzone.ledger import Reader
-from dropzone.operate.asking import Finding, check_folder
-from dropzone.operate.finding import Finder
+from dropzone.operate.asking import Finding, Inbox, check_folder
 from dropzone.values import value
+
+if TYPE_CHECKING:  # the models are slow to load, and a plan may need none
+    from dropzone.config import Config, Folder
 
 
 def get_folder(config: Config, name: str) -> Folder:
@@ -87,13 +88,10 @@ class Planned:
 
 @value
 class FolderPlan:
-    """What lies in one inbox, and what an import from there says beside the file. `fault`: why nobody can look."""
+    """What would become of the files in one inbox, by name."""
 
-    folder: Folder
-    fields: tuple[tuple[str, str], ...]
-    files: tuple[Planned, ...] = ()
-    fault: str = ""
-    mend: str = ""
+    inbox: Inbox
+    files: tuple[Planned, ...]
 
 
 class _Digest:
@@ -111,39 +109,36 @@ class _Digest:
         return self._hash.hexdigest()
 
 
+Progress = Callable[[Path, int], Callable[[int], None] | None]
+
+
 def plan(
-    config: Config,
-    ledger: Reader | None,
-    *,
-    folders: list[str],
-    now: float,
-    progress: Callable[[Path, int], Callable[[int], None] | None] = lambda path, size: None,
+    inboxes: Iterable[Inbox], ledger: Reader | None, *, now: float, progress: Progress = lambda path, size: None
 ) -> Iterator[FolderPlan]:
-    """What the inboxes of `folders` hold, and what would happen to each file now. Reads files, moves and sends none."""
-    from dropzone.optipub.form import fields_of
-
-    finder = Finder(config, ledger, now=now)
-    for name in folders:
-        folder = config.folders[name]
-        fields = tuple(fields_of(folder))
-        try:
-            files = tuple(_planned(folder, finding, ledger, now, progress) for finding in finder.waiting(folder))
-        except FolderError as fault:
-            yield FolderPlan(folder=folder, fields=fields, fault=fault.message, mend=fault.hint)
-        else:
-            yield FolderPlan(folder=folder, fields=fields, files=files)
+    """What would happen now to each of the files in `inboxes`. Reads files, moves and sends none."""
+    for inbox in inboxes:
+        yield FolderPlan(
+            inbox=inbox, files=tuple(_planned(inbox, each, ledger, now, progress) for each in inbox.findings)
+        )
 
 
-def _planned(
-    folder: Folder,
-    finding: Finding,
-    ledger: Reader | None,
-    now: float,
-    progress: Callable[[Path, int], Callable[[int], None] | None],
-) -> Planned:
-    if finding.standing != "ready":
-        outcome: Outcome = "waits" if finding.standing == "waiting" else "left"
-        return Planned(finding=finding, outcome=outcome, why=finding.what)
+def _planned(inbox: Inbox, finding: Finding, ledger: Reader | None, now: float, progress: Progress) -> Planned:
+    if finding.standing != "ready" and not finding.unread:
+        return _unread(finding)
+    from dropzone.config import Folder  # and all that reading takes: most of the time nothing has to be read
+    from dropzone.operate.finding import Looker
+
+    folder = Folder.from_settings(inbox.settings)
+    if finding.unread:
+        finding = Looker(ledger, now=now).look(folder, os.fsencode(finding.path.name))
+    return _read_through(folder, finding, ledger, now, progress) if finding.standing == "ready" else _unread(finding)
+
+
+def _unread(finding: Finding) -> Planned:
+    return Planned(finding=finding, outcome="waits" if finding.standing == "waiting" else "left", why=finding.what)
+
+
+def _read_through(folder: Folder, finding: Finding, ledger: Reader | None, now: float, progress: Progress) -> Planned:
     size = finding.size or 0
     if size > folder.guards.max_bytes:
         why = f"the file has {size:,} bytes, the folder allows {folder.guards.max_bytes:,}"

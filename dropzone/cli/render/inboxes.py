@@ -83,13 +83,13 @@ def is_trouble(planned: Planned) -> bool:
 
 def plan(of: FolderPlan) -> Iterator[str]:
     """One folder: where its files go and with which fields, then each file and what would become of it."""
-    folder = of.folder
-    fields = ", ".join(f"{one_line(name)}={one_line(value)}" for name, value in of.fields)
-    for line in below(f"{folder.name}: {folder.mode} into segment {folder.segment_id} of {folder.account}", "", "  "):
+    inbox = of.inbox
+    fields = ", ".join(f"{one_line(name)}={one_line(value)}" for name, value in inbox.fields)
+    for line in below(f"{inbox.folder}: {inbox.mode} into segment {inbox.segment_id} of {inbox.account}", "", "  "):
         yield click.style(line, bold=True)
     yield from below(f"with {fields}", "  ")
-    if of.fault:
-        yield from below(f"{one_line(of.fault)}. {one_line(of.mend)}", "  ! ")
+    if inbox.fault:
+        yield from below(f"{one_line(inbox.fault)}. {one_line(inbox.mend)}", "  ! ")
         return
     for file in of.files:
         mark, colour = _OUTCOMES[file.outcome]
@@ -109,16 +109,17 @@ _PLANNED_PROBLEMS = 3
 
 def plan_members(of: FolderPlan) -> Iterator[dict[str, Any]]:
     """The JSON form: one object for each file, and one without a file for a folder that cannot be looked into."""
+    inbox = of.inbox
     common = {
         "version": 1,
-        "folder": of.folder.name,
-        "account": of.folder.account,
-        "segment_id": of.folder.segment_id,
-        "mode": of.folder.mode,
-        "fields": dict(of.fields),
+        "folder": inbox.folder,
+        "account": inbox.account,
+        "segment_id": inbox.segment_id,
+        "mode": inbox.mode,
+        "fields": dict(inbox.fields),
     }
-    if of.fault:
-        yield common | {"path": None, "size": None, "outcome": "left", "why": one_line(of.fault), "report": None}
+    if inbox.fault:
+        yield common | {"path": None, "size": None, "outcome": "left", "why": one_line(inbox.fault), "report": None}
     for file in of.files:
         yield common | {
             "path": printable(str(file.finding.path)),
