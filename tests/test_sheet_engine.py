@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import IO
 
 import numpy as np
 import pytest
+import re2
 from test_sheet import Nowhere, Stream, folder
 
 from dropzone.errors import Cancelled
@@ -120,6 +122,20 @@ def test_a_bad_cell_behind_many_others_is_found_at_once(engine: str, loose: bool
     for bad in (b'la"st\n', b"la\x01st\n", b"last"):
         line = good + good.replace(b"last\n", bad)
         assert pattern(line, 0, len(line)) == len(good)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_pattern_says_where_the_rows_end_that_it_takes(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a place on and up to a place; of a library that has changed inside, too."""
+    taking = [ENGINES[engine].compile(rb"(?:[ab]\n)+")]
+    with monkeypatch.context() as patch:
+        patch.setattr(re2, "compile", lambda pattern, _options: re.compile(pattern))
+        taking.append(ENGINES[engine].compile(rb"(?:[ab]\n)+"))
+    for pattern in taking:
+        text = b"x\na\nb\na\ny\na\n"
+        assert [pattern(text, start, len(text)) for start in (0, 2, 4, 8, 10)] == [-1, 8, 8, -1, 12]
+        assert pattern(text, 2, 7) == 6
+        assert pattern(text, 2, 3) == -1
 
 
 # ------------------------------------------------------------------------------------------------------ other cores

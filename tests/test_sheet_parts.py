@@ -22,7 +22,7 @@ from dropzone.errors import Cancelled
 from dropzone.sheet import check, engine
 from dropzone.sheet.beside import Beside
 from dropzone.sheet.check import parts_are_free
-from dropzone.sheet.parts import Files, Outcome, Part, Plan, pay
+from dropzone.sheet.parts import Files, Outcome, Part, Plan, always_pay
 from dropzone.sheet.patterns import ENGINES
 
 _CHUNK, _ROW_LIMIT = 2_000, 1_000  # so that only a little of a file is read ahead
@@ -165,10 +165,10 @@ def test_parts_are_for_what_keeps_the_interpreter_busy() -> None:
     hashed = Folder.from_settings(
         json.dumps({**json.loads(folder().settings_json()), "mode": "suppress", "hash": "md5", "hash_plain": True})
     )
-    assert pay(folder(), ENGINES["re"])
+    assert always_pay(folder(), ENGINES["re"])
     for name in ENGINES:
-        assert pay(hashed, ENGINES[name])
-        assert pay(folder(), ENGINES[name]) == (name == "re")
+        assert always_pay(hashed, ENGINES[name])
+        assert always_pay(folder(), ENGINES[name]) == (name == "re")
 
 
 def test_cores_change_nothing_for_a_small_or_packed_file(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dropzone.sheet.hashes import new_key
 from dropzone.sheet.header import Header, describe, read_header
 from dropzone.sheet.held import HeldRows
 from dropzone.sheet.lines import Lines
-from dropzone.sheet.parts import LOOK, Files, Others, Outcome, Part, Plan, find_cuts, find_file, pay
+from dropzone.sheet.parts import LOOK, Files, Others, Outcome, Part, Plan, always_pay, find_cuts, find_file
 from dropzone.sheet.patterns import Engine, best
 from dropzone.sheet.reading import Reading, Tally
 from dropzone.sheet.repeats import Repeats, Sink
@@ -88,7 +88,7 @@ def check(
         )
         engine = engine or best()
         if plan is None:
-            plan = Plan(most=1 if compressed else cores, start=Beside, look=0 if pay(folder, engine) else LOOK)
+            plan = Plan(most=1 if compressed else cores, start=Beside, look=0 if always_pay(folder, engine) else LOOK)
         try:
             return checking.run(engine, plan, row_limit)
         except Refusal as refusal:
@@ -174,13 +174,8 @@ class _Check:
             tally=self._tally,
             held=self._held,
         )
-        fd = find_file(self._source, text, self._folder, plan)
-        while fd is not None and lines.more():
-            before = lines.passed
-            steps = reading.read_all(lines, before + plan.look)
-            if plan.pays(steps, lines.passed - before):
-                self._begin_others(fd, lines, header, engine, plan, trail.key)
-                break
+        if self._look(reading, lines, plan):
+            self._begin_others(lines, header, engine, plan, trail.key)
         reading.read_all(lines)
         trails, bytes_read = [trail], text.bytes_read
         if text.stop is not None:
@@ -204,11 +199,22 @@ class _Check:
 
     # ------------------------------------------------------------------------------------------------- parts
 
-    def _begin_others(self, fd: int, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes) -> None:
+    def _look(self, reading: Reading, lines: Lines, plan: Plan) -> bool:
+        """Read until it shows that parts pay, for a file that can be cut; whether it did, or the rows have ended."""
+        can_be_cut = find_file(self._source, self.text, self._folder, plan) is not None
+        while can_be_cut and lines.more():
+            before = lines.passed
+            steps = reading.read_all(lines, before + plan.look)
+            if plan.pays(steps, lines.passed - before):
+                return True
+        return False
+
+    def _begin_others(self, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes) -> None:
         """Cut what is left of the file, if it can be, and have all parts but the first one read."""
         text = self.text
-        cuts = find_cuts(fd, plan, text.bytes_read, header, self._folder, engine)
-        if not cuts or not parts_are_free(self._files):
+        fd = find_file(self._source, text, self._folder, plan)
+        cuts = find_cuts(fd, plan, text.bytes_read, header, self._folder, engine) if fd is not None else []
+        if fd is None or not cuts or not parts_are_free(self._files):
             return
         settings = self._folder.settings_json()
         parts = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from dropzone.sheet.hashes import line_counter
@@ -59,7 +60,7 @@ class Lines:
         self._pieces = text.pieces()
         self._text = b""
         self._at = 0  # where in `_text` that line begins
-        self._count = line_counter(b"")  # the line ends between two places in `_text`
+        self._count: Callable[[int, int], int] | None = None  # the line ends between two places in it, once needed
         self._reach: int | None = None  # bytes that the next `limit` characters take, once somebody asked
         self._ended = False
         self._refusal: Refusal | None = None
@@ -106,6 +107,7 @@ class Lines:
             return b""
         rows = self._text[self._at : end]
         self.refused = self._text.find(b"\n", end, sight) >= 0
+        self._count = self._count or line_counter(self._text)
         self._move(end, self._count(self._at, end))
         return rows
 
@@ -202,7 +204,7 @@ class Lines:
             parts.append(self._next_piece())
             size += len(parts[-1])
         self._text, self._at = b"".join(parts), 0
-        self._count = line_counter(self._text)
+        self._count = None
         return True
 
     def _next_piece(self) -> bytes:

@@ -28,8 +28,8 @@ from dropzone.sheet.tiers import tiers
 from dropzone.sheet.trail import Traces, Trail, new_traces
 
 SMALLEST = 32 << 20  # bytes of a part: reading less takes no longer than starting an interpreter
-LOOK = 4 << 20  # bytes of text after which it is seen what a file is like, some ten milliseconds
-_APART = 8 << 10  # bytes of a step on average, up to which steps take longer than what patterns do meanwhile (measured)
+LOOK = 4 << 20  # bytes of text that show what a file is like: some thirty milliseconds where all rows are good
+_APART = 8 << 10  # bytes that a step reads on average: with fewer, the steps take longer than all that patterns do
 _SIGHT = 1 << 18  # bytes that are searched for a good place to cut
 _BLOCK = 1 << 20
 _TELL_S = 0.2
@@ -112,7 +112,7 @@ class Plan:
         return not self.look or steps * self.apart >= passed
 
 
-def pay(folder: Folder, engine: Engine) -> bool:
+def always_pay(folder: Folder, engine: Engine) -> bool:
     """Whether parts are faster than one pass with its writing and hashing on another core, whatever the file is like.
 
     They are where the interpreter itself has most of the work: with patterns run by `re`, and with a digest for each

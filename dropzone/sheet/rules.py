@@ -192,23 +192,20 @@ _ADDRESS = re.compile(
 )
 
 # Why an address is none, for people: the first that applies. Only asked once `_ADDRESS` has said no.
-_REASONS = {
-    r"[^@]*+\Z": "it has no @",
-    r"[^@]*+@[^@]*+@": "it has more than one @",
-    r"(?s:.*?[ \t\n])": "it has a blank in it",
-    rf"(?s:.*?[{_UNSEEN}])": "it has an invisible character in it",
-    r".*?[,;<>\"()\[\]:\\]": "it has a character in it that no address has",
-    r"@": "there is nothing before the @",
-    r".*@\Z": "there is nothing after the @",
-    r"[^@]{65}": "more than 64 characters stand before the @",
-    r"(?:\.|[^@]*(?:\.\.|\.@))": "a dot before the @ stands first, last or doubled",
-    r"[^.@]*(?:\.[^.@]*)*@[^.]*\Z": "the domain has no dot",
-    r".*@(?:.*\.)?(?:\.|\Z|-|[^.]*-(?:\.|\Z)|[^.]{64})": "a part of the domain is empty, too long or ends in -",
-    r".*\.[0-9]+\Z": "the domain ends in a number",
-    r"": "it has a character that no address has",
-}
-_REASON = re.compile("|".join(f"({pattern})" for pattern in _REASONS))
-_WHY = ("", *_REASONS.values())
+_REASONS = (
+    (re.compile(r"[^@]*+\Z"), "it has no @"),
+    (re.compile(r"[^@]*+@[^@]*+@"), "it has more than one @"),
+    (re.compile(r".*?[ \t\n]", re.DOTALL), "it has a blank in it"),
+    (re.compile(rf".*?[{_UNSEEN}]", re.DOTALL), "it has an invisible character in it"),
+    (re.compile(r".*?[,;<>\"()\[\]:\\]"), "it has a character in it that no address has"),
+    (re.compile(r"@"), "there is nothing before the @"),
+    (re.compile(r".*@\Z"), "there is nothing after the @"),
+    (re.compile(r"[^@]{65}"), "more than 64 characters stand before the @"),
+    (re.compile(r"(\.|[^@]*(\.\.|\.@))"), "a dot before the @ stands first, last or doubled"),
+    (re.compile(r"[^.@]*(\.[^.@]*)*@[^.]*\Z"), "the domain has no dot"),
+    (re.compile(r".*@(.*\.)?(\.|\Z|-|[^.]*-(\.|\Z)|[^.]{64})"), "a part of the domain is empty, too long or ends in -"),
+    (re.compile(r".*\.[0-9]+\Z"), "the domain ends in a number"),
+)
 
 
 def is_address(text: str) -> bool:
@@ -220,9 +217,7 @@ def why_no_address(text: str) -> str:
     """What is wrong with `text`, which is no address, as the end of a sentence."""
     if len(text) > 254:  # first, so that the reasons above need not be fast on a million characters
         return "it is longer than 254 characters"
-    found = _REASON.match(text)
-    assert found is not None  # the last one always applies
-    return _WHY[found.lastindex or 0]
+    return next((why for pattern, why in _REASONS if pattern.match(text)), "it has a character that no address has")
 
 
 def mask(address: str) -> str:
