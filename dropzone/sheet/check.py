@@ -69,8 +69,8 @@ def check(
     where the system has them; they are needed for a great many rows, or with `repeats: last`.
 
     With more than one of `cores`, writing and hashing go on beside the reading, and a large file is read in as many
-    parts side by side, if it is one that can be (an open, plain file in UTF-8) and is faster so; the outcome is the
-    same. `row_limit`, `engine` and `plan` are there for tests: how many characters a row may have, what runs the
+    parts side by side, if it is one that can be (an open, plain file in UTF-8) and is faster so, which may show only
+    when some of it has been read; the outcome is the same. `row_limit`, `engine` and `plan` are there for tests: how many characters a row may have, what runs the
     patterns, and how parts are cut.
     """
     with ExitStack() as files:

@@ -29,7 +29,7 @@ from dropzone.sheet.trail import Traces, Trail, new_traces
 
 SMALLEST = 32 << 20  # bytes of a part: reading less takes no longer than starting an interpreter
 LOOK = 4 << 20  # bytes of text that show what a file is like: some thirty milliseconds where all rows are good
-_APART = 8 << 10  # bytes that a step reads on average: with fewer, the steps take longer than all that patterns do
+_APART = 16 << 10  # bytes that a step reads on average: with fewer, the steps take longer than all that patterns do
 _SIGHT = 1 << 18  # bytes that are searched for a good place to cut
 _BLOCK = 1 << 20
 _TELL_S = 0.2
