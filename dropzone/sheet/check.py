@@ -70,8 +70,8 @@ def check(
 
     With more than one of `cores`, writing and hashing go on beside the reading, and a large file is read in as many
     parts side by side, if it is one that can be (an open, plain file in UTF-8) and is faster so, which may show only
-    when some of it has been read; the outcome is the same. `row_limit`, `engine` and `plan` are there for tests: how many characters a row may have, what runs the
-    patterns, and how parts are cut.
+    when some of it has been read; the outcome is the same. `row_limit`, `engine` and `plan` are there for tests: how
+    many characters a row may have, what runs the patterns, and how parts are cut.
     """
     with ExitStack() as files:
         checking = _Check(
