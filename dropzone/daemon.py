@@ -30,6 +30,7 @@ from dropzone.errors import DropzoneError, FolderError, LedgerError, OperatorErr
 from dropzone.folders import Folders
 from dropzone.gates import Gates
 from dropzone.intake import Intake
+from dropzone.keeping import Keeper
 from dropzone.lanes import Lanes
 from dropzone.ledger import Ledger, Pause
 from dropzone.pipeline import Pipeline
@@ -40,7 +41,6 @@ from dropzone.threads import NoThreadError, Pool
 ENVIRONMENT_S = 60.0  # how soon to try again when the machine is at fault
 LONGEST_SLEEP_S = 60.0  # a lost wake-up costs at most this
 KEYS_S = 5.0  # how often the key files of accounts that wait for one are looked at
-KEEP_S = 86_400.0  # how often what is kept no longer is deleted
 ROUND_S = 60.0  # how often it looks for what waits too long, takes long, or ends soon
 FILED = 50  # drops that are filed together; more would make the first of them wait, and take too many descriptors
 PATIENCE = 10  # tries by which what does less harm goes before what does more, while an account is closed
@@ -70,8 +70,8 @@ class Left:
 class Daemon:
     """Joins intake, lanes and pool. One per state folder; `tick` and `run` belong to one thread.
 
-    `now` is the wall clock (due times), `monotonic` the one for waits. `keep` deletes what is kept no longer; it is
-    called in a thread of its own, once a day, where a folder has a retention.
+    `now` is the wall clock (due times), `monotonic` the one for waits. `keep` deletes what is kept no longer, see
+    `Keeper`.
     """
 
     def __init__(
@@ -119,9 +119,8 @@ class Daemon:
         self._paused_folders: dict[str, Pause] = {}
         self._key_stamps: dict[str, object] = {}  # of accounts that may wait for another key
         self._noting = threading.Lock()
-        self._keep = keep
-        self._keeping: threading.Thread | None = None
-        self._keys_at = self._round_at = self._keep_at = 0.0  # monotonic; when to look at these again
+        self._keeper = Keeper(keep, warn=voice.warn, now=now, monotonic=monotonic)
+        self._keys_at = self._round_at = 0.0  # monotonic; when to look at these again
         self._after: dict[str, list[Callable[[], None]]] = {}  # what is to be done once nobody works on a drop
         self._stop = False
         self._stopped = threading.Event()  # the same for those who sleep; plain for those who only ask
@@ -357,8 +356,7 @@ class Daemon:
         self._filer.shutdown()
         with contextlib.suppress(FolderError, LedgerError):  # the mark of the last round does as well
             self._bases.mark()
-        if self._keeping:
-            self._keeping.join()  # it looks for the stop between two drops
+        self._keeper.join()  # it looks for the stop between two drops
 
     def _idle(self) -> bool:
         """Whether nothing is left but what must wait for a time or a person."""
@@ -516,21 +514,11 @@ class Daemon:
             self._take_up()
             self._bases.mark()
             self._alarms.look(self._config)
-            if self._keep_at <= now:
-                self.keep()
+            self._keeper.look(self._config)
 
     def keep(self) -> None:
         """Delete what is kept no longer, aside; the next time by itself in a day."""
-        self._keep_at = self._monotonic() + KEEP_S
-        retentions = [folder.retention for folder in self._config.folders.values()]
-        wanted = any(each.done is not None or each.failed is not None for each in retentions)
-        if wanted and not (self._keeping and self._keeping.is_alive()):
-            # A thread of its own: a lane must not wait for a disk that deletes a million files.
-            self._keeping = threading.Thread(target=self._keep, args=(self._config,), name="keeping")
-            try:
-                self._keeping.start()
-            except RuntimeError:  # the machine has no thread for it
-                self._keeping, self._keep_at = None, self._round_at
+        self._keeper.keep(self._config)
 
     def _look_at_keys(self) -> None:
         """Have accounts tried at once whose key file is another one since they wait for it."""

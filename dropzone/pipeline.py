@@ -484,6 +484,7 @@ class Pipeline:
         for drop in found:
             if drop.id not in left:
                 self._unfiled.pop(drop.id, None)
+                self._withheld.pop(drop.id, None)  # one that never had its turn: given up, or superseded meanwhile
         return {id: self._now() + self._refile_s(id) if id in left else None for id in ids}
 
     def _refile_s(self, id: str) -> float:

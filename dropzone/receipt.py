@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from dropzone.drop import (
+    FORGOTTEN,
     Accepted,
     Attempted,
     CheckFailed,
@@ -174,7 +175,7 @@ def _advice(drop: Drop, history: Sequence[Entry]) -> list[str]:
                 f"Look in OptiPub for an import of a file whose name holds {drop.id}.",
                 f"It is there: dropzone accept {drop.id}. It is not: dropzone retry {drop.id}, which sends it again.",
             ]
-        case Withheld(guard="no record"):
+        case Withheld(guard=guard) if guard == FORGOTTEN:
             return [
                 f"Nobody knows whether it was sent. Look in OptiPub for a file whose name holds {drop.id}.",
                 f"It is there: dropzone accept {drop.id}. It is not: dropzone retry {drop.id}.",
@@ -241,7 +242,8 @@ def _tell(event: Event) -> str:
                 return "its file is gone from work/, so there was nothing to file"
             return f"filed as {printable(path)}" + (f"; {changed}" if changed else "")
         case Expired(days=days):
-            return f"its files were deleted, as the folder keeps them for {days} days; of its history this is left"
+            kept = f"{days} day{'' if days == 1 else 's'}"
+            return f"its files were deleted, as the folder keeps them for {kept}; of its history this is left"
         case Retried(by=by, why=why, settings=settings, segment_id=segment_id):
             anew = f" with the folder's settings of now, into segment {segment_id}" if settings else ""
             return f"to be tried again{anew}, by {by}{_reason(why)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -12,6 +13,15 @@ from pathlib import Path
 
 from dropzone.errors import DropzoneError, FolderError
 from dropzone.folders.probing import mount_of
+
+_LOCK_MENDS = {
+    errno.ENOENT: "Make the state folder with 'dropzone init'",
+    errno.EACCES: "Run it as the user that it belongs to",
+    errno.EPERM: "Run it as the user that it belongs to",
+    errno.EROFS: "Mount the file system of the state folder writable again: mount -o remount,rw",
+    errno.ENOSPC: "Make room on the disk of the state folder",
+    errno.EDQUOT: "Make room on the disk of the state folder",
+}
 
 
 class LockedError(DropzoneError):
@@ -30,8 +40,7 @@ def state_lock(state_dir: Path) -> Iterator[None]:
     try:
         fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        hint = "Make the state folder with 'dropzone init'" if missing else "Run it as the user that it belongs to"
+        hint = _LOCK_MENDS.get(error.errno or 0, "See the disk of the state folder")
         raise FolderError("open", str(state_dir / "lock"), error, hint) from error
     try:
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ def _make_missing(path: Path, mode: int) -> list[Path]:
     return [path]
 
 
-def _followed(config: Config) -> Config:
+def followed(config: Config) -> Config:
     """`config` with the symbolic links in the operator's own paths followed, once and now.
 
     From here on every component is opened without following any, because a partner may exchange one for a link. The
@@ -204,7 +205,7 @@ def why(file: Path, paths: list[Path]) -> tuple[list[Finding], operate.Health]:
                 return [operate.Finding.read(members) for members in answer["findings"]], health
     from dropzone.operate.finding import Finder, Looker
 
-    config = load(file)
+    config = followed(load(file))
     with find_ledger(config) as ledger:
         finder = Finder(config, ledger, Looker(ledger, now=time.time()))
         return [finder.why(path) for path in paths], health
@@ -217,7 +218,7 @@ def inboxes(file: Path, ledger: Reader | None, name: str | None) -> Iterator[Inb
     """
     from dropzone.operate import trying
 
-    loaded = cache(lambda: load(file))
+    loaded = cache(lambda: followed(load(file)))
     seen = configuration.glance(file)
     watched = _watched(seen) if seen else []
     for each in [name] if name is not None else watched or list(loaded().folders):
@@ -256,7 +257,7 @@ def order(
     `anew` is the configuration whose settings the drops are to have from now on, where they are not to keep theirs.
     Raises OperatorError, LedgerError and FolderError where nothing can be ordered at all.
     """
-    from dropzone.control import ask, user_name
+    from dropzone.control import ask
 
     if anew is not None and ask_health(anew).outdated:
         hint = "First: dropzone config check && systemctl reload dropzone"
@@ -265,16 +266,16 @@ def order(
         while ids:
             answer = ask(config.state_dir, {"order": what, "id": ids[0], "why": why, "anew": anew is not None})
             if answer is None:
-                with _own_ledger(config.state_dir) as ledger:
-                    by, words = user_name(os.getuid()), printable(why)
-                    answers = [_carry_out(ledger, what, id, by, words, anew) for id in ids[:_AT_ONCE]]
+                answers, interrupted = _carry_out_some(config, what, ids[:_AT_ONCE], why, anew)
             else:
-                answers = [answer]
+                answers, interrupted = [answer], False
             for id, answer in zip(ids, answers, strict=False):
                 if "error" in answer:
                     yield OperatorError(answer["error"], answer.get("hint", ""))
                 else:
                     yield operate.get_drop(reader, id)
+            if interrupted:
+                raise KeyboardInterrupt
             ids = ids[len(answers) :]
 
 
@@ -293,6 +294,37 @@ def switch(config: Config | Glance, what: str, text: str, why: str) -> tuple[str
     elif "error" in answer:
         raise OperatorError(answer["error"], answer.get("hint", ""))
     return kind, name
+
+
+def _carry_out_some(
+    config: Config | Glance, what: str, ids: list[str], why: str, anew: Config | None
+) -> tuple[list[dict[str, str]], bool]:
+    """Carry out `what` on each drop of `ids`, up to an interrupt; the answers, and whether there was one."""
+    from dropzone.control import user_name
+
+    answers: list[dict[str, str]] = []
+    by, words = user_name(os.getuid()), printable(why)
+    with _own_ledger(config.state_dir) as ledger, _interrupts_wait() as interrupted:
+        for id in ids:
+            if interrupted():
+                break
+            answers.append(_carry_out(ledger, what, id, by, words, anew))
+    return answers, interrupted()
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[Callable[[], bool]]:
+    """Whether there was a Ctrl-C, which waits: an order that it cut off would be carried out and told to nobody."""
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _carry_out(ledger: Ledger, what: str, id: str, by: str, why: str, anew: Config | None) -> dict[str, str]:
@@ -424,7 +456,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
     if not config.root.is_dir():
         # Perhaps a mount that is missing: making folders below it would hide that, and files with it.
         raise FolderError("use", str(config.root), "it is not there", "Mount it, or make it with 'dropzone init'")
-    config = _followed(config)
+    config = followed(config)
     _make_missing(config.state_dir, 0o700)
     with state_lock(config.state_dir), contextlib.ExitStack() as stack:
         folders = Folders()
@@ -485,7 +517,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             nonlocal config
             reloading()
             try:
-                new = _followed(load(path))
+                new = followed(load(path))
                 _check_reload(config, new)
                 folders.lay_out(new, inboxes=False, occupied=ledger.open_bases())
                 _check_folders(folders, new)

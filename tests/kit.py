@@ -14,6 +14,7 @@ from typing import Any
 from scene import Scene, Step, make_scene, no_step
 
 from dropzone.alarms import Alarms
+from dropzone.config import Config
 from dropzone.daemon import Daemon
 from dropzone.drop import Drop, Event, State
 from dropzone.folders import Folders
@@ -26,12 +27,19 @@ from dropzone.progress import Board
 from dropzone.telemetry import Journal
 
 PATIENCE_S = 20.0
+Keep = Callable[[Config], None]
+
+
+def keep_all(config: Config) -> None:
+    """Delete nothing."""
 
 
 class Kit:
     """A daemon on real parts, on the clocks of the scene or, `in_real_time`, on those of the machine."""
 
-    def __init__(self, scene: Scene, step: Step = no_step, *, in_real_time: bool = False) -> None:
+    def __init__(
+        self, scene: Scene, step: Step = no_step, *, in_real_time: bool = False, keep: Keep = keep_all
+    ) -> None:
         clock = scene.clock
         wall = time.time if in_real_time else lambda: clock.wall
         monotonic = time.monotonic if in_real_time else lambda: clock.monotonic
@@ -74,6 +82,7 @@ class Kit:
             voice=journal,
             now=wall,
             monotonic=monotonic,
+            keep=keep,
         )
 
     def _wait(self, seconds: float) -> None:
@@ -121,9 +130,9 @@ class Kit:
 
 
 @contextlib.contextmanager
-def kit_on(scene: Scene, step: Step = no_step, *, in_real_time: bool = False) -> Iterator[Kit]:
+def kit_on(scene: Scene, step: Step = no_step, *, in_real_time: bool = False, keep: Keep = keep_all) -> Iterator[Kit]:
     """A kit, not started."""
-    kit = Kit(scene, step, in_real_time=in_real_time)
+    kit = Kit(scene, step, in_real_time=in_real_time, keep=keep)
     try:
         yield kit
     finally:

@@ -396,6 +396,34 @@ def test_check_that_cannot_be_done(ask: Ask, scene: Scene) -> None:
     assert f"cannot use {scene.at}/no/out.csv: No such file or directory" in err
 
 
+@pytest.mark.parametrize("other", ["itself", "a hard link", "a symbolic link"])
+def test_the_copy_of_a_check_never_takes_the_place_of_its_file(ask: Ask, scene: Scene, other: str) -> None:
+    """By whatever name --out means the file that is read: refused, and nothing of it is lost."""
+    file, out = scene.at / "a.csv", scene.at / "b.csv"
+    file.write_bytes(ROWS)
+    match other:
+        case "itself":
+            out = file
+        case "a hard link":
+            out.hardlink_to(file)
+        case _:
+            out.symlink_to(file)
+    code, said, err = ask(*on(scene, "check", file, "--folder", "acme", "--out", out))
+    assert (code, said) == (1, "")
+    assert err == f"dropzone: {out} is the file that is to be read\n  Name another file for the prepared copy\n"
+    assert file.read_bytes() == ROWS
+
+
+@pytest.mark.parametrize("count", [1, 200_000])
+def test_a_copy_that_cannot_be_written_is_no_fault_of_the_file(ask: Ask, scene: Scene, count: int) -> None:
+    """A full disk is told of --out, whether it is noticed while the file is read or at the end."""
+    file = scene.at / "a.csv"
+    file.write_bytes(b"email\n" + b"ann@example.com\n" * count)
+    code, out, err = ask(*on(scene, "check", file, "--folder", "acme", "--out", "/dev/full"))
+    assert (code, out) == (1, "")
+    assert err == "dropzone: cannot use /dev/full: No space left on device\n  Make room\n"
+
+
 def test_a_hostile_name_on_the_command_line_is_escaped(ask: Ask, scene: Scene) -> None:
     """In every line of every form."""
     file = scene.put(HOSTILE, b"email\nnobody\n\x1b[2J\n")
@@ -597,6 +625,30 @@ def test_sizes_for_people(count: int, text: str) -> None:
     assert plain_text.size(count) == text
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("status", "--watch", "--every", "nan"), 2),
+        (("queue", "--newest", "9" * 20), 2),
+        (("sandbox", "--port", "0", "--suppression", f"{'9' * 5000}:md5"), 1),
+    ],
+    ids=["nan", "newest", "suppression"],
+)
+def test_a_number_that_is_none_or_too_large_is_refused(
+    ask: Ask, lived: Scene, words: tuple[str, ...], code: int
+) -> None:
+    """A sentence and its mend, where the machine could not work with it."""
+    said = ask(*on(lived, *words))
+    assert said[:2] == (code, "")
+    assert said[2].startswith("dropzone: ")
+    assert len(said[2].splitlines()) == 2
+
+
+def test_a_width_that_no_terminal_has_is_not_believed(lived: Scene) -> None:
+    """What COLUMNS says is asked of the terminal then."""
+    assert "globex" in on_a_terminal(*command(lived, "queue"), COLUMNS="9" * 5000)
+
+
 def test_an_error_without_a_mend_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is made up where nobody knows what to do."""
     render.error("it broke\x1b", "")
@@ -649,6 +701,20 @@ def test_a_reader_that_has_seen_enough_is_no_error(lived: Scene, words: tuple[st
     with open(writing, "wb") as pipe:  # noqa: PTH123
         done = subprocess.run(command(lived, *words), stdout=pipe, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_orders_on_places_reach_all_of_them_whoever_reads_the_answers(lived: Scene) -> None:
+    """`dropzone pause A B | head -1`, and on a full disk: the second is paused as well as the first."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe, open("/dev/full", "wb") as full:  # noqa: PTH123
+        for what, out in (("pause", pipe), ("resume", full)):
+            done = subprocess.run(
+                command(lived, what, "acme", "globex"), stdout=out, stderr=subprocess.PIPE, check=False
+            )
+            assert (done.returncode, done.stderr) == (0, b"")
+            with contextlib.closing(SQLiteReader(lived.config.state_dir)) as reader:
+                assert set(reader.paused_folders()) == ({"acme", "globex"} if what == "pause" else set())
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status"], ["queue", "--json"], ["config", "example"]])
@@ -972,6 +1038,24 @@ def test_a_reload_cannot_move_the_ledger_or_the_root(scene: Scene) -> None:
         daemon.wait_for("filed as done/acme/")
         assert daemon.end() == 0
     assert not (scene.at / "gone").exists()
+
+
+def test_a_reload_while_the_ledger_cannot_be_read_keeps_the_old(scene: Scene) -> None:
+    """Which segments were created stands there: it is told, and the old configuration goes on; later the new one."""
+    with running(scene) as daemon:
+        with (scene.at / "dropzone.yaml").open("a") as file:
+            file.write("  leads: {create: {publication_id: 7}, mode: lead}\n")
+        ledger, aside = (scene.config.state_dir / name for name in ("ledger.db", "aside.db"))
+        ledger.rename(aside)
+        ledger.symlink_to("ledger.db")  # not even root can open that
+        daemon.process.send_signal(signal.SIGHUP)
+        assert f"cannot use the ledger {ledger}" in daemon.wait_for("the old configuration stays")["why"]
+        aside.replace(ledger)
+        scene.put("1.csv", ROWS)
+        daemon.wait_for("filed as done/acme/")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("the configuration was read again")
+        assert daemon.end() == 0
 
 
 def test_a_reload_that_asks_for_a_folder_that_cannot_be_made_keeps_the_old(scene: Scene) -> None:

@@ -821,7 +821,7 @@ def test_a_state_folder_that_is_missing_is_named_with_the_mend(tmp_path: Path) -
     with pytest.raises(FolderError, match="dropzone init"), state_lock(tmp_path / "no"):
         pass
     (tmp_path / "lock").mkdir()
-    with pytest.raises(FolderError, match="Run it as the user that it belongs to"), state_lock(tmp_path):
+    with pytest.raises(FolderError, match="See the disk of the state folder"), state_lock(tmp_path):
         pass
 
 

@@ -288,6 +288,19 @@ def test_a_full_load_that_is_held_is_superseded_too(start: Start, sandbox: Sandb
     assert_kept(kit.scene, kit.ledger.find_drops())
 
 
+def test_a_full_load_that_is_given_up_leaves_nothing_in_memory(start: Start, sandbox: Sandbox) -> None:
+    """What was found of one that does not fit is forgotten with it, or years of them would add up."""
+    kit = start("acme: {segment_id: 1, mode: lead, clear: true, supersede: true, guards: {max_rows: 1}}")
+    sandbox.fault("status", times=2, status=503, headers={"Retry-After": "600"})
+    put(kit, "a.csv")
+    put(kit, "long.csv", content=b"email\na@example.com\nb@example.com\n")
+    kit.after(600.0)  # what waits behind is looked at, and does not fit
+    assert list(kit.daemon._pipeline._withheld) == [drop(kit, "long.csv").id]
+    order(kit, "discard", "long.csv")
+    assert drop(kit, "long.csv").state is State.FAILED
+    assert kit.daemon._pipeline._withheld == {}
+
+
 def test_an_account_that_stalls_takes_no_turns_from_another(tmp_path: Path, sandbox: Sandbox) -> None:
     """Eight lanes of one account hang on a slow server; the file of the other account is through before them."""
     folders = "\n".join(f"f{n}: {{segment_id: {n}, mode: lead, account: main}}" for n in range(1, 9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from console import ask, command, objects
+from kit import Kit
 from scene import KEY, Scene, make_scene
 
 from dropzone import config as configuration
@@ -157,7 +159,8 @@ def test_only_what_has_our_names_is_touched(scene: Scene) -> None:
     done = drops(scene)[b"good.csv"]
     place = scene.config.root / "done" / "acme"
     (day,) = place.iterdir()
-    keep = [day / "notes.txt", day / "x.csv", place / "2026-13-45" / f"x.{done.id}.csv", place / "old" / "x.csv"]
+    keep = [day / "notes.txt", day / "x.csv", place / "old" / "x.csv"]
+    keep += [place / date / f"x.{done.id}.csv" for date in ("2026-13-45", "0000-00-00", "9999-12-31")]
     for path in keep:
         path.parent.mkdir(exist_ok=True)
         path.touch()
@@ -245,6 +248,61 @@ def test_prune_tells_first_and_deletes_then(scene: Scene) -> None:
     assert ask(scene, "prune")[0] == 0
     assert filed(scene) == []
     assert ask(scene, "prune")[1] == "Nothing is kept longer than it should be.\n"
+
+
+def test_a_reader_that_has_seen_enough_keeps_no_file(scene: Scene) -> None:
+    """`dropzone prune | head -1`: 0, and what should go is gone."""
+    make_old(scene)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe:  # noqa: PTH123
+        done = subprocess.run(command(scene, "prune"), stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert filed(scene) == []
+
+
+def test_what_is_old_behind_a_link_goes_too(scene: Scene) -> None:
+    """The root may be a link of the operator's."""
+    make_old(scene)
+    scene.config.root.rename(scene.at / "elsewhere")
+    scene.config.root.symlink_to("elsewhere")
+    assert "2 drops" in ask(scene, "prune", "--dry-run")[1]
+    assert ask(scene, "prune")[0] == 0
+    assert filed(scene) == []
+
+
+def test_a_drop_whose_files_have_gone_is_not_missing(scene: Scene) -> None:
+    """`show` says that they were deleted as they should be, and sends nobody looking for them."""
+    make_old(scene)
+    assert ask(scene, "prune")[0] == 0
+    for drop in drops(scene).values():
+        assert ask(scene, "show", drop.id)[1].endswith("\n\nThe file is deleted, as `retention:` says\n")
+
+
+def test_a_clock_that_jumps_ahead_deletes_nothing_for_a_day(scene: Scene) -> None:
+    """It may be wrong, and what it calls old is gone for good: that is told, and there is a day to set it right."""
+    looks: list[float] = []
+    kit = Kit(scene, keep=lambda _: looks.append(scene.clock.wall))
+
+    def after(monotonic_s: float, wall_s: float) -> int:
+        scene.clock.monotonic += monotonic_s
+        scene.clock.wall += wall_s
+        kit.turn()
+        kit.daemon._keeper.join()
+        return len(looks)
+
+    with closing(kit):
+        kit.daemon.start()
+        assert after(60, 60) == 1  # at its start
+        assert after(DAY, DAY + 3600) == 2  # summer time set by hand, say
+        assert after(DAY, 400 * DAY) == 2
+        (told,) = kit.told("the clock has leapt ahead")
+        assert (told["level"], told["days"]) == ("warning", 399.0)
+        assert after(DAY / 2, DAY / 2) == 2
+        kit.daemon.keep()  # ordered by somebody who knows
+        assert after(1, 1) == 3
+        assert after(DAY, DAY) == 4
+        assert after(DAY, -500 * DAY) == 5  # back again: nothing is old by that
 
 
 def test_the_daemon_prunes_by_itself_and_when_it_is_asked(scene: Scene) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import json
 import os
@@ -17,13 +18,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from console import command
+from console import command, on_terminal
 from scene import KEY, Scene, make_scene
 
 from dropzone import control, operate, wiring
 from dropzone.cli import cli
 from dropzone.drop import Drop, Entry, Released, Retried, State, Withheld
-from dropzone.errors import OperatorError
+from dropzone.errors import FolderError, OperatorError
 from dropzone.lanes import Lanes
 from dropzone.ledger.sqlite import SQLiteReader
 from dropzone.sandbox import Sandbox
@@ -138,6 +139,28 @@ def test_many_orders_without_a_daemon_are_carried_out_some_at_a_time(
     assert run(scene, "queue", "--state", "refused", "--json")[1].count("no more") == 5
 
 
+def test_an_interrupt_ends_it_once_everything_is_told(scene: Scene) -> None:
+    """Ctrl-C in the middle of many orders without a daemon: those that were carried out are those that are printed."""
+    with scene.turn() as turn:
+        turn.start()
+        for number in range(200):
+            scene.put(f"{number}.csv", GOOD)
+        turn.take()
+    assert run(scene, "hold", "ALL", "--yes")[0] == 0
+    words = command(scene, "discard", "ALL", "--yes")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        with contextlib.closing(SQLiteReader(scene.config.state_dir)) as reader:
+            while not reader.find_drops(states=[State.REFUSED], limit=1):
+                assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    with contextlib.closing(SQLiteReader(scene.config.state_dir)) as reader:
+        refused = [drop.id for drop in reader.find_drops(states=[State.REFUSED])]
+        assert len(reader.find_drops(states=[State.HELD])) == 200 - len(refused)
+    assert [line.split()[0] for line in out.splitlines()] == refused
+
+
 @pytest.mark.parametrize("given", [b"\x00\xff\nrubbish\n", b"\xff" * 9, "e\u0301\u202e".encode(), b"2' OR 1 --"])
 def test_rubbish_on_standard_input_is_no_id(scene: Scene, sandbox: Sandbox, given: bytes) -> None:
     """Whatever its bytes are it is called what it is, in a sentence, and nothing is ordered."""
@@ -170,6 +193,23 @@ def test_all_asks_back(scene: Scene, sandbox: Sandbox) -> None:
     assert "--yes" in output
     code, output = run(scene, "retry", "ALL")
     assert "no drop to retry" in output
+
+
+def test_all_that_is_not_meant_is_said_to_be_left_alone(scene: Scene, sandbox: Sandbox) -> None:
+    """A no to the question orders nothing and says so; whoever breaks off leaves the line of the question."""
+    held(scene, sandbox)
+    words = command(scene, "discard", "ALL")
+    with on_terminal(words, NO_COLOR="1") as terminal:
+        terminal.wait_for("discard 1 drop of acme? [y/N]: ")
+        terminal.type("n\n")
+        assert terminal.end() == 1
+    assert "dropzone: nothing was ordered\r\n" in terminal.shown
+    with on_terminal(words) as terminal:
+        terminal.wait_for("[y/N]: ")
+        terminal.type("\x04")  # Ctrl-D: between its question and its listening Python may lose a Ctrl-C
+        assert terminal.end() == 130
+    assert terminal.shown.endswith("\r\n")
+    assert run(scene, "queue", "--state", "held", "--json")[1].count("unknown") > 0
 
 
 @pytest.mark.parametrize(
@@ -259,6 +299,33 @@ def test_without_a_daemon_nobody_answers(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / control.NAME))
     assert control.ask(tmp_path, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "mend"),
+    [
+        (errno.EROFS, "writable again"),
+        (errno.ENOSPC, "Make room"),
+        (errno.EACCES, "the user that it belongs to"),
+        (errno.ENOENT, "dropzone init"),
+        (errno.ELOOP, "the disk of the state folder"),
+    ],
+)
+def test_a_lock_that_cannot_be_had_names_the_mend_that_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, mend: str
+) -> None:
+    """A file system that is read-only, or full, is no question of the user."""
+    open_it = os.open
+
+    def refuse(path: str | Path, *how: int) -> int:
+        if path == tmp_path / "lock":
+            raise OSError(code, os.strerror(code))
+        return open_it(path, *how)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(FolderError, match=os.strerror(code)) as refused, state_lock(tmp_path):
+        pass
+    assert mend in refused.value.hint
 
 
 def test_a_long_state_folder_is_no_obstacle(tmp_path: Path) -> None:

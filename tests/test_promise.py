@@ -214,6 +214,7 @@ FAULTS = {
         "filing.what_cannot_be_filed_for_long_is_told_once",
     ],
     "the clock jumps": [
+        "keeping.a_clock_that_jumps_ahead_deletes_nothing_for_a_day",
         "delivery.a_clock_that_jumps_keeps_nothing_waiting",
         "delivery.a_clock_that_goes_back_during_a_wait_changes_nothing",
         "delivery.a_clock_that_jumps_ends_the_window_of_a_repeat",

@@ -80,6 +80,7 @@ def test_a_suppression_segment_has_its_hash(scene: Scene, sandbox: Sandbox) -> N
         (("--name", "x\ny", "--publication-id", "7"), "control characters"),
         ((*BY_NAME[2:], "--suppression", "md5", "--auto-responder-id", "2"), "no auto responder"),
         ((*BY_NAME[2:], "--redirect-url", "javascript:x"), "no http address"),
+        ((*BY_NAME[2:], "--redirect-url", "https://a.example.com/\x1b[31m"), "control characters"),
         ((*BY_NAME[2:], "--account", "other"), "no account is called other"),
     ],
 )
@@ -233,6 +234,59 @@ def test_all_that_are_missing_are_created(scene: Scene, sandbox: Sandbox) -> Non
     assert ask(scene, *CREATE, "--all-missing")[0] == 0
     assert ask(scene, *CREATE, "--all-missing")[1] == "Every folder has its segment.\n"
     assert "To be created: none" in ask(scene, *CREATE, "--folder", "nobody")[2]
+
+
+def test_nothing_to_create_is_nothing_to_read_for_a_program(scene: Scene, sandbox: Sandbox) -> None:
+    """The sentence that all folders have theirs is for people."""
+    assert ask(scene, *CREATE, "--all-missing")[0] == 0
+    assert ask(scene, *CREATE, "--all-missing", "--json") == (0, "", "")
+
+
+def test_a_reader_that_has_seen_enough_keeps_from_no_segment(scene: Scene, sandbox: Sandbox) -> None:
+    """`dropzone segment create --all-missing | head -1`: the second is created as well as the first."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe:  # noqa: PTH123
+        done = subprocess.run(
+            command(scene, *CREATE, "--all-missing"), stdout=pipe, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [each["name"] for each in created(sandbox)] == ["Leads of Acme", "dnm"]
+
+
+def test_which_one_nobody_can_tell_of_is_named(scene: Scene, sandbox: Sandbox) -> None:
+    """Of several that are asked for: whoever looks in OptiPub has to know for what."""
+    sandbox.fault("lost_answer", call="create")
+    code, out, err = ask(scene, *CREATE, "--all-missing")
+    assert (code, out.startswith("segment 200002 was created: dnm")) == (1, True)
+    assert "nobody can tell whether the segment 'Leads of Acme' was created" in err
+
+
+def test_a_folder_without_its_segment_is_not_unknown(scene: Scene) -> None:
+    """Whoever checks a file as it would, or plans, is told what to type; shells complete its name there."""
+    (scene.at / "a.csv").write_bytes(ROWS)
+    for words in (("check", str(scene.at / "a.csv")), ("plan",)):
+        code, out, err = ask(scene, *words, "--folder", "leads")
+        assert (code, out) == (1, "")
+        assert err.startswith("dropzone: the segment of folder leads is still to be created\n")
+        assert "dropzone segment create --folder leads" in err
+
+
+def test_a_damaged_ledger_keeps_nobody_from_looking(scene: Scene, sandbox: Sandbox) -> None:
+    """What it alone knows is said to be unknown; `doctor` has it among its faults, a file and the rest are checked."""
+    (scene.config.state_dir / "ledger.db").write_bytes(b"no database, " * 1000)
+    (scene.at / "a.csv").write_bytes(ROWS)
+    code, out, err = ask(scene, "doctor")
+    assert (code, err) == (1, "")
+    assert "x  ledger: " in out
+    assert "folder leads: whether its segment was created stands in the ledger" in out
+    assert "segment create" not in out  # it would be another one
+    code, out, err = ask(scene, "config", "check")
+    assert (code, "no problems" in out) == (0, True)
+    assert err.startswith("note: the folders leads, dnm: which segments were created is not known: the ledger")
+    assert ask(scene, "check", str(scene.at / "a.csv"), "--folder", "acme")[0] == 0
+    code, out, err = ask(scene, "check", str(scene.at / "a.csv"), "--folder", "leads")
+    assert (code, out, "is damaged" in err) == (1, "", True)
 
 
 def test_a_running_daemon_writes_the_note(scene: Scene, sandbox: Sandbox) -> None:

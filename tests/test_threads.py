@@ -170,14 +170,11 @@ def test_the_deletion_of_old_files_waits_for_a_thread(tmp_path: Path, sandbox: S
         tmp_path, sandbox.url, folders="acme: {segment_id: 1, mode: lead, retention: {done: 1d, failed: 1d}}"
     )
     kept: list[str] = []
-    with kit_on(scene) as kit:
-        kit.daemon._keep = lambda config: kept.append(threading.current_thread().name)
+    with kit_on(scene, keep=lambda _: kept.append(threading.current_thread().name)) as kit:
         with machine("keeping"):
             kit.daemon.start()
             kit.turn()
             assert kept == []
-            assert kit.daemon._keeping is None
         kit.after(60.0)
-        assert kit.daemon._keeping is not None
-        kit.daemon._keeping.join()
+        kit.daemon._keeper.join()
     assert kept == ["keeping"]

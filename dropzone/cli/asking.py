@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ from dropzone.cli.exits import Exit
 from dropzone.cli.shared import AS_JSON, now, repeat, watching
 from dropzone.config import key_days_left
 from dropzone.drop import FINISHED, State
+from dropzone.errors import OperatorError
 
 
 @click.command()
@@ -61,7 +61,7 @@ def status(ctx: click.Context, watch: bool, every: float, as_json: bool) -> None
 @click.option(
     "--state", type=click.Choice([state.value for state in State]), help="Only this state, finished ones too."
 )
-@click.option("--newest", type=click.IntRange(1), metavar="N", help="Only the N that were taken over last.")
+@click.option("--newest", type=click.IntRange(1, 10**9), metavar="N", help="Only the N that were taken over last.")
 @click.option("--ages", is_flag=True, help="Count them by folder and age instead of listing them.")
 @watching
 @AS_JSON
@@ -163,7 +163,7 @@ def why(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
     """
     from dropzone import wiring
 
-    findings, health = wiring.why(ctx.obj.path, [Path(os.path.abspath(path)) for path in paths])
+    findings, health = wiring.why(ctx.obj.path, [_absolute(path) for path in paths])
     if as_json:
         render.json_lines(map(render.finding_member, findings))
         return
@@ -174,6 +174,15 @@ def why(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
         render.no_daemon("nothing is taken over")
     if health.outdated:
         render.error("the daemon goes by an older configuration than the file's", render.RELOAD)
+
+
+def _absolute(path: Path) -> Path:
+    """`path` from the root on, for the daemon has another place. A ``..`` stays: it may lead out of a link."""
+    try:
+        return path.absolute()
+    except FileNotFoundError as error:
+        hint = "Change into one that is there, or write the path from / on"
+        raise OperatorError("the directory that this is asked in is gone", hint) from error
 
 
 @click.command()
@@ -215,7 +224,11 @@ def plan(ctx: click.Context, folder: str | None, as_json: bool) -> None:
     shell_complete=complete_folder,
     help="Read it as this folder would.",
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the prepared copy to this file.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the prepared copy to this file; whole only where this ends with 0.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr which engine reads it.")
 @AS_JSON
 @click.pass_context
@@ -229,7 +242,10 @@ def check(ctx: click.Context, file: Path, folder_name: str, out: Path | None, ve
     """
     from dropzone.operate import trying
 
-    folder = trying.get_folder(ctx.obj.load(), folder_name)
+    loaded, unread = ctx.obj.load_anyway()
+    if unread and folder_name in loaded.unmade:
+        raise unread
+    folder = trying.get_folder(loaded, folder_name)
     if verbose:
         from dropzone.sheet import engine
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,9 +35,10 @@ def doctor(ctx: click.Context, online: bool, as_json: bool) -> None:
       dropzone -c /etc/dropzone/dropzone.yaml doctor --online
     """
     from dropzone.operate.doctor import Patient, Severity, examine
-    from dropzone.wiring import ask_health, find_ledger
+    from dropzone.wiring import ask_health, find_ledger, followed
 
-    config = ctx.obj.load()
+    loaded, _ = ctx.obj.load_anyway()  # what is wrong with the ledger is told among the rest
+    config = followed(loaded)
     health = ask_health(config)
     try:
         with find_ledger(config) as ledger:
@@ -100,12 +102,13 @@ def prune(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
     from dropzone import wiring
     from dropzone.keeping import find_expired
 
-    config = ctx.obj.load()
+    config = ctx.obj.load_followed()
     found = list(find_expired(config, now=now()))
-    if as_json:
-        render.json_lines(map(_old_member, found))
-    else:
-        render.say(_old_lines(found, dry_run=dry_run))
+    with suppress(BrokenPipeError):  # whoever reads this may have seen enough; the files go all the same
+        if as_json:
+            render.json_lines(map(_old_member, found))
+        else:
+            render.say(_old_lines(found, dry_run=dry_run))
     if found and not dry_run:
         wiring.prune(config)
     ctx.exit(Exit.DONE)

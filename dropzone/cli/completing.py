@@ -33,6 +33,11 @@ def complete_folder(ctx: click.Context, _: click.Parameter, incomplete: str) -> 
     return _names(incomplete, lambda: _context(ctx).glance().folders)
 
 
+def complete_unmade(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of the folders whose segment is still to be created."""
+    return _names(incomplete, lambda: _context(ctx).load().unmade)
+
+
 def complete_account(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The names of the configured accounts."""
     return _names(incomplete, lambda: _context(ctx).glance().accounts)

@@ -53,7 +53,7 @@ def _order(what: str) -> click.Command:
 
         seen = ctx.obj.glance()
         refused = 0
-        config = ctx.obj.load() if anew else None
+        config = ctx.obj.load_followed() if anew else None
         for result in wiring.order(seen, what, _choose(seen, what, ids, yes=yes), why, anew=config):
             refused += isinstance(result, OperatorError)
             with suppress(OSError):  # whoever reads this may have seen enough; the other orders are given all the same
@@ -98,7 +98,13 @@ def _ask_back(what: str, drops: Sequence[Drop]) -> None:
     question = f"{what} {many(len(drops), 'drop')} of {of}?"
     if not sys.stdin.isatty():
         raise OperatorError(f"{question} Nobody can be asked here", "Add --yes")
-    click.confirm(question, abort=True)
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)  # the question stands there still, and the shell would write behind it
+        raise
+    if not agreed:
+        raise OperatorError("nothing was ordered", f"Name those that are meant: dropzone {what} ID…")
 
 
 # --------------------------------------------------------------------------------------------- accounts and folders
@@ -142,4 +148,5 @@ def _switch(seen: Glance, what: str, names: tuple[str, ...], why: str) -> None:
         operate.find_place(seen, name)  # all of them are known before the first is changed
     for name in names:
         kind, found = wiring.switch(seen, what, name, why)
-        click.echo(f"{kind} {found}: {what}d")
+        with suppress(OSError):  # as above: the others are paused whether anybody reads this or not
+            click.echo(f"{kind} {found}: {what}d")

@@ -76,7 +76,7 @@ def sandbox(ctx: click.Context, host: str, port: int, key: str, suppression: tup
 
 def _suppression(text: str) -> tuple[int, str]:
     number, _, kind = text.partition(":")
-    if not number.isdecimal() or kind not in ("none", "md5", "sha256", "sha512"):
+    if not number.isdecimal() or len(number) > 18 or kind not in ("none", "md5", "sha256", "sha512"):
         raise OperatorError(f"{text!r} is no segment", "Write it as ID:HASH, say 100792:sha256")
     return int(number), kind
 

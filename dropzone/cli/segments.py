@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dropzone.cli import render
-from dropzone.cli.completing import complete_account
+from dropzone.cli.completing import complete_account, complete_unmade
 from dropzone.cli.exits import Exit
 from dropzone.cli.shared import AS_JSON, Group
 from dropzone.errors import OperatorError
@@ -29,7 +30,12 @@ def segment() -> None:
 
 
 @segment.command("create")
-@click.option("--folder", metavar="NAME", help="The one that this folder's create: asks for; its id is remembered.")
+@click.option(
+    "--folder",
+    metavar="NAME",
+    shell_complete=complete_unmade,
+    help="The one that this folder's create: asks for; its id is remembered.",
+)
 @click.option("--all-missing", is_flag=True, help="Those of all folders with create: that have none yet.")
 @click.option("--name", metavar="TEXT", help="What a segment of no folder is called.")
 @click.option("--publication-id", type=click.IntRange(1), metavar="ID", help="Whose subscriptions its imports change.")
@@ -102,18 +108,12 @@ def create(
             failed = True
             render.error(error.message, error.hint)
             continue
-        if as_json:
-            member = {
-                "version": 1,
-                "id": id,
-                "name": wanted.name,
-                "account": of_account.name,
-                "folder": of_folder or None,
-            }
-            render.json_lines([member])
-        else:
-            render.say(_created(id, wanted, of_folder))
-    if not chosen:
+        with suppress(BrokenPipeError):  # whoever reads this may have seen enough
+            if as_json:
+                render.json_lines([_member(id, wanted, of_account, of_folder)])
+            else:
+                render.say(_created(id, wanted, of_folder))
+    if not chosen and not as_json:
         click.echo("Every folder has its segment.")
     ctx.exit(Exit.FAILED if failed else Exit.DONE)
 
@@ -135,6 +135,10 @@ def _unmade(config: Config, name: str) -> Unmade:
         raise OperatorError(what, "For another one give --name and --publication-id")
     known = ", ".join(config.unmade) or "none has create: without a segment"
     raise OperatorError(f"no folder is called {render.one_line(name)}", f"To be created: {known}")
+
+
+def _member(id: int, wanted: Wanted, account: Account, folder: str) -> dict[str, Any]:
+    return {"version": 1, "id": id, "name": wanted.name, "account": account.name, "folder": folder or None}
 
 
 def _created(id: int, wanted: Wanted, folder: str) -> Iterator[str]:

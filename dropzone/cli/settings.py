@@ -48,7 +48,7 @@ def config_check(ctx: click.Context, as_json: bool) -> None:
       dropzone -c dropzone.yaml config check
     """
     try:
-        loaded = ctx.obj.load()
+        loaded, unread = ctx.obj.load_anyway()
     except ConfigError as error:
         if not as_json:
             raise
@@ -63,7 +63,11 @@ def config_check(ctx: click.Context, as_json: bool) -> None:
             account.api_key.read()
         except DropzoneError as error:  # not a fault of the file: the key may only be readable for the daemon
             click.echo(f"note: account {account.name}: {error}", err=True)
-    for name in loaded.unmade:
+    if unread:
+        of = "the folder" if len(loaded.unmade) == 1 else "the folders"
+        what = f"{of} {', '.join(loaded.unmade)}: which segments were created is not known: {unread}"
+        click.echo(f"note: {render.one_line(what)}", err=True)
+    for name in () if unread else loaded.unmade:
         click.echo(
             f"note: folder {name}: its segment is still to be created: dropzone segment create --folder {name}",
             err=True,

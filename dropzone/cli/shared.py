@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dropzone.cli.text import colour
+from dropzone.errors import LedgerError
 
 if TYPE_CHECKING:
     from dropzone.config import Config, Glance
@@ -22,9 +24,17 @@ _WHOLE = 1000  # characters; no sentence has so many
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of text.")
 
 
+class _Period(click.FloatRange):
+    """Seconds. Comparing finds nothing wrong with what is no number, and nobody can wait for so long."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        return self.fail(f"{value} is no number of seconds", param, ctx) if math.isnan(seconds) else seconds
+
+
 def watching(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--watch`` and ``--every`` to a command that can be repeated."""
-    period = click.FloatRange(0.1, 3600)
+    period = _Period(0.1, 3600)
     for option in (
         click.option("--every", type=period, default=1.0, metavar="SECONDS", help="How often --watch looks; 1."),
         click.option("-w", "--watch", is_flag=True, help="Look again and again, until Ctrl-C."),
@@ -62,6 +72,21 @@ class Context:
 
         return load(self.path)
 
+    def load_followed(self) -> Config:
+        """The same, with its places as the daemon has them: the links in the operator's own paths followed."""
+        from dropzone.wiring import followed
+
+        return followed(self.load())
+
+    def load_anyway(self) -> tuple[Config, LedgerError | None]:
+        """The same, and why the ledger cannot be read, if it cannot: then nobody knows the segments that it knows."""
+        from dropzone import config as configuration
+
+        try:
+            return self.load(), None
+        except LedgerError as error:
+            return configuration.load(self.path), error
+
     def glance(self) -> Glance:
         """What a question needs of it. Raises ConfigError where not even that can be read."""
         from dropzone.wiring import glance
@@ -84,7 +109,7 @@ def repeat(lines: Callable[[], tuple[Iterable[str], bool]], *, every_s: float) -
     from rich.text import Text
 
     console = Console(no_color=colour() is False, highlight=False, markup=False)
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         while True:
             shown, ended = lines()
             text = Text.from_ansi("\n".join(shown), no_wrap=True, overflow="ellipsis")

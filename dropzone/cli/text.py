@@ -29,8 +29,10 @@ def screen_width(stream: TextIO | None = None) -> int | None:
     if not stream.isatty():
         return None
     said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and len(said) < 6 and int(said):
+        return int(said)
     try:  # not shutil's: that brings three compressors along, which a question has to wait for
-        return int(said) if said.isdecimal() and int(said) else os.get_terminal_size(stream.fileno()).columns or 80
+        return os.get_terminal_size(stream.fileno()).columns or 80
     except OSError:
         return 80
 

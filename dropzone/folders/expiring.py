@@ -45,17 +45,18 @@ def find_old(base: Path, verdict: Verdict, folder: str, *, keep_s: float, now: f
         return
     with translated("list", place):
         dates = sorted(name for name in os.listdir(place) if _DATE.fullmatch(name))
+    kept_from = datetime.fromtimestamp(now - keep_s, UTC)
     for name in dates:
-        if (ends := _end_of(name)) is not None and ends + timedelta(seconds=keep_s) <= datetime.fromtimestamp(now, UTC):
+        if (ends := _end_of(name)) is not None and ends <= kept_from:
             yield from _in(place / name, verdict, folder)
 
 
 def _end_of(name: str) -> datetime | None:
     try:
         day = date.fromisoformat(name)
-    except ValueError:
+        return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    except (ValueError, OverflowError):  # no date, or the last one that there is
         return None
-    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
 
 
 def _in(place: Path, verdict: Verdict, folder: str) -> Iterator[Old]:

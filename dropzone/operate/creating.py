@@ -58,7 +58,8 @@ def create(
             note(None)
             raise OperatorError(f"the segment {printable(wanted.name)!r} was not created: {why}", hint)
         case Unclear(why=why):
-            raise OperatorError(f"nobody can tell whether the segment was created: {why}", _LOOK)
+            what = f"nobody can tell whether the segment {printable(wanted.name)!r} was created: {why}"
+            raise OperatorError(what, _LOOK)
         case _:
             assert_never(outcome)
 

@@ -161,7 +161,9 @@ class Finder:
 
     def why(self, path: Path) -> Finding:
         """Why `path` was or was not picked up, and what would change it."""
-        place = Path(os.path.realpath(path.parent)) / path.name  # the last part may be a link: that is a finding
+        # The last part may be a link, which is a finding then; a `..` is where it leads to.
+        leads = path.name == ".."
+        place = Path(os.path.realpath(path)) if leads else Path(os.path.realpath(path.parent)) / path.name
         for folder in self._config.folders.values():
             inbox = Path(os.path.realpath(folder.path))
             if Path(os.path.realpath(place)) == inbox:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Literal, Self
 
 from dropzone import policy
 from dropzone.drop import Claimed, Drop, Report, Skipped, apply, make_id
@@ -21,7 +22,10 @@ if TYPE_CHECKING:  # the models are slow to load, and a plan may need none
 
 
 def get_folder(config: Config, name: str) -> Folder:
-    """The folder called `name`. Raises OperatorError that lists what there is."""
+    """The folder called `name`. Raises OperatorError that lists what there is, or says how its segment is made."""
+    if name in config.unmade:
+        hint = f"Type: dropzone segment create --folder {name}"
+        raise OperatorError(f"the segment of folder {name} is still to be created", hint)
     check_folder(name, list(config.folders))
     return config.folders[name]
 
@@ -29,9 +33,22 @@ def get_folder(config: Config, name: str) -> Folder:
 def check(
     file: Path, folder: Folder, *, out: Path | None = None, progress: Callable[[int], None] | None = None
 ) -> Report:
-    """Read `file` as `folder` would, sending nothing; `out` gets the prepared copy. Raises OperatorError."""
-    with _sink(out) as prepared:
+    """Read `file` as `folder` would, sending nothing; `out` gets the prepared copy. Raises OperatorError.
+
+    `out` may not be `file` itself, by whatever name. What a file that is refused leaves in it is not whole.
+    """
+    if out is not None and _is_same(out, file):  # opening it for the copy would empty it before it is read
+        hint = "Name another file for the prepared copy"
+        raise OperatorError(f"{printable(str(out))} is the file that is to be read", hint)
+    with _Copy(out or Path(os.devnull)) as prepared:
         return _read(file, folder, prepared, progress, flags=0)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.is_file() and one.samefile(other)
+    except OSError:  # whoever opens them says what is wrong with them
+        return False
 
 
 # A partner may exchange the file for a link or a pipe between our look and our reading.
@@ -39,7 +56,7 @@ _WARY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def _read(
-    file: Path, folder: Folder, prepared: BinaryIO, progress: Callable[[int], None] | None, *, flags: int
+    file: Path, folder: Folder, prepared: _Copy | _Digest, progress: Callable[[int], None] | None, *, flags: int
 ) -> Report:
     from dropzone import sheet  # the engine: a plan that finds nothing to read does not wait for it
 
@@ -47,25 +64,45 @@ def _read(
         return os.open(path, mode | flags | os.O_CLOEXEC)
 
     try:
-        with open(file, "rb", opener=opener) as source, _sink(None) as rejects:
+        with open(file, "rb", opener=opener) as source, open(os.devnull, "wb") as rejects:
             compressed = os.fsencode(file.name).lower().endswith(b".gz")
             return sheet.check(
                 source, prepared, rejects, folder, compressed=compressed, progress=progress, cores=sheet.cores()
             )
     except OSError as error:
-        where = error.filename or file
-        raise OperatorError(f"cannot use {printable(str(where))}: {error.strerror}", "Is the path right?") from error
+        raise _unusable(file, error) from error
 
 
-@contextmanager
-def _sink(out: Path | None) -> Iterator[BinaryIO]:
-    """A file that takes the prepared copy; without a place for it, nowhere. Raises OperatorError."""
-    try:
-        sink = (out or Path(os.devnull)).open("wb")
-    except OSError as error:
-        raise OperatorError(f"cannot use {printable(str(out))}: {error.strerror}", "Is the path right?") from error
-    with sink:
-        yield sink
+class _Copy:
+    """The file that takes the prepared copy. What is wrong with it is not said of the file that is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._translated():
+            self._file = path.open("wb")
+
+    def write(self, piece: bytes) -> None:
+        with self._translated():
+            self._file.write(piece)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._translated():  # what is in the buffer is written now
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _unusable(self._path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> OperatorError:
+    hint = "Make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Is the path right?"
+    return OperatorError(f"cannot use {printable(str(path))}: {error.strerror}", hint)
 
 
 # --------------------------------------------------------------------------------------------------------- a plan
@@ -145,7 +182,7 @@ def _read_through(folder: Folder, finding: Finding, ledger: Reader | None, now: 
         return Planned(finding=finding, outcome="held", why=why)
     prepared = _Digest()
     try:
-        report = _read(finding.path, folder, cast(BinaryIO, prepared), progress(finding.path, size), flags=_WARY)
+        report = _read(finding.path, folder, prepared, progress(finding.path, size), flags=_WARY)
     except OperatorError as error:  # gone while we looked
         return Planned(finding=finding, outcome="left", why=error.message)
     outcome, why = _judged(_pretend(folder, finding, now), folder, report, prepared.digest, ledger, now)

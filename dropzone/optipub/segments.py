@@ -39,9 +39,10 @@ class Wanted:
         """Raise OperatorError where OptiPub's guide rules it out, before anything is sent."""
         if not self.name.strip():
             raise OperatorError("a segment needs a name", "Give --name, or create: {name: …}")
-        if len(self.name) > _NAME_LIMIT or not self.name.isprintable() or not self.description.isprintable():
-            hint = f"At most {_NAME_LIMIT} characters, in one line"
-            raise OperatorError("the name or the description is too long, or has control characters", hint)
+        texts = (self.name, self.description, self.redirect_url)
+        if len(self.name) > _NAME_LIMIT or not all(map(str.isprintable, texts)):
+            hint = f"A name of at most {_NAME_LIMIT} characters, each of them in one line"
+            raise OperatorError("the name is too long, or it or another text has control characters", hint)
         if self.publication_id < 1 or (self.auto_responder_id is not None and self.auto_responder_id < 1):
             raise OperatorError("a publication and an auto responder are numbers from 1 on", "Look them up in OptiPub")
         if self.suppression is not None and self.suppression not in _KINDS:

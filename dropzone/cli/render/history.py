@@ -12,6 +12,7 @@ from dropzone import receipt
 from dropzone.cli.render.printing import one_line, stamp
 from dropzone.cli.render.waiting import far, step_member
 from dropzone.cli.text import Column, Row, age, below, pad, table
+from dropzone.drop import Expired
 from dropzone.errors import printable
 from dropzone.ledger import Attempt
 from dropzone.operate import Shown
@@ -37,9 +38,16 @@ def show(shown: Shown) -> Iterator[str]:
     if shown.attempts:
         yield "\n" + click.style("Attempts", bold=True)
         yield from table(_ATTEMPTS, [_attempt_row(attempt) for attempt in shown.attempts])
-    place = printable(str(shown.path)) if shown.path else "in none of its places: look at work/, done/ and failed/"
     yield ""
-    yield from below(f"The file is {place}", "")
+    yield from below(f"The file is {_place(shown)}", "")
+
+
+def _place(shown: Shown) -> str:
+    if shown.path:
+        return printable(str(shown.path))
+    if shown.history and isinstance(shown.history[-1].event, Expired):
+        return "deleted, as `retention:` says"
+    return "in none of its places: look at work/, done/ and failed/"
 
 
 _FACTS = 11  # columns before the value of a fact

@@ -46,6 +46,10 @@ def examine(patient: Patient, *, now: float, online: bool) -> Iterator[Remark]:
     count = len(config.folders) + len(config.unmade)
     yield ok("configuration", f"{printable(str(config.file))}: {count} folder{'s' if count != 1 else ''}, no problems")
     for name in config.unmade:
+        if isinstance(patient.ledger, LedgerError):
+            what = "whether its segment was created stands in the ledger, which cannot be read"
+            yield note(f"folder {name}", what, "write its segment_id: into the configuration, if OptiPub has one")
+            continue
         mend = f"dropzone segment create --folder {name} && dropzone init && systemctl reload dropzone"
         yield fault(f"folder {name}", "its segment is still to be created, so it is not watched", mend)
     yield from _examine_daemon(patient)
