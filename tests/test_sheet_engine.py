@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
+import re2
 from test_sheet import Nowhere, Stream, folder
 
 from dropzone.errors import Cancelled
@@ -196,7 +198,9 @@ def test_lines_are_counted_the_same_with_numpy(seed: int) -> None:
     """However long the text is, and wherever its line ends are."""
     hashes.best(new_key())
     text = random.Random(seed).choice([b"a", b"\n", b"\n\n\nxyz", b"a@b.co,x\n"]) * (seed * 3_000)
-    assert hashes.count_lines(text) == text.count(b"\n")
+    count = hashes.line_counter(text)
+    for start, end in ((0, len(text)), (1, 7), (len(text) // 3, len(text) // 2), (5, 5)):
+        assert count(start, end) == text.count(b"\n", start, end)
 
 
 # -------------------------------------------------------------------------------------------------------- patterns
@@ -212,8 +216,7 @@ def test_patterns_take_no_character_that_the_rules_refuse(engine: str, loose: bo
         row = 'a@b.co,x,"y"'
         for at in range(len(row) + 1):
             line = (row[:at] + chr(code) + row[at:] + "\n").encode()
-            found = pattern.match(line, 0, len(line))
-            if found is None or found.end() < len(line):
+            if pattern(line, 0, len(line)) < len(line):
                 continue
             taken += 1
             report = check(io.BytesIO(b"email,varr_a,varr_b\n" + line), Nowhere(), Nowhere(), folder(), engine=_EXACT)
@@ -230,9 +233,21 @@ def test_a_bad_cell_behind_many_others_is_found_at_once(engine: str, loose: bool
     good = b'x,a@b.co,"y",' + b"z," * 78 + b"last\n"
     for bad in (b'la"st\n', b"la\x01st\n", b"last"):
         line = good + good.replace(b"last\n", bad)
-        found = pattern.match(line, 0, len(line))
-        assert found is not None
-        assert found.end() == len(good)
+        assert pattern(line, 0, len(line)) == len(good)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_pattern_says_where_the_rows_end_that_it_takes(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a place on and up to a place; of a library that has changed inside, too."""
+    taking = [ENGINES[engine].compile(rb"(?:[ab]\n)+")]
+    with monkeypatch.context() as patch:
+        patch.setattr(re2, "compile", lambda pattern, _options: re.compile(pattern))
+        taking.append(ENGINES[engine].compile(rb"(?:[ab]\n)+"))
+    for pattern in taking:
+        text = b"x\na\nb\na\ny\na\n"
+        assert [pattern(text, start, len(text)) for start in (0, 2, 4, 8, 10)] == [-1, 8, 8, -1, 12]
+        assert pattern(text, 2, 7) == 6
+        assert pattern(text, 2, 3) == -1
 
 
 # ------------------------------------------------------------------------------------------------------ other cores

@@ -91,7 +91,14 @@ def by_the_fast_one(case: Case, engine: str, parts: int, patch: pytest.MonkeyPat
             row_limit=case.row_limit,
             cores=1 + case.number % 2,
             engine=TRIED[engine],
-            plan=Plan(most=1 if case.compressed else parts, start=Here, smallest=1),
+            plan=Plan(
+                most=1 if case.compressed else parts,
+                start=Here,
+                smallest=1,
+                # At once, or on the way: after some rows, whatever they are like or once some steps were short.
+                look=[0, 1, 30, 200][case.number // 18 % 4],
+                apart=[1 << 20, 20][case.number // 72 % 2],
+            ),
         )
     return comparable(report, prepared, rejects)
 

@@ -21,7 +21,7 @@ from dropzone.sheet.hashes import new_key
 from dropzone.sheet.header import Header, describe, read_header
 from dropzone.sheet.held import HeldRows
 from dropzone.sheet.lines import Lines
-from dropzone.sheet.parts import Files, Others, Outcome, Part, Plan, find_cuts, find_file, pays
+from dropzone.sheet.parts import LOOK, Files, Others, Outcome, Part, Plan, always_pay, find_cuts, find_file
 from dropzone.sheet.patterns import Engine, best
 from dropzone.sheet.reading import Reading, Tally
 from dropzone.sheet.repeats import Repeats, Sink
@@ -69,9 +69,9 @@ def check(
     where the system has them; they are needed for a great many rows, or with `repeats: last`.
 
     With more than one of `cores`, writing and hashing go on beside the reading, and a large file is read in as many
-    parts side by side, if it is one that can be (an open, plain file in UTF-8) and is faster so; the outcome is the
-    same. `row_limit`, `engine` and `plan` are there for tests: how many characters a row may have, what runs the
-    patterns, and how parts are cut.
+    parts side by side, if it is one that can be (an open, plain file in UTF-8) and is faster so, which may show only
+    when some of it has been read; the outcome is the same. `row_limit`, `engine` and `plan` are there for tests: how
+    many characters a row may have, what runs the patterns, and how parts are cut.
     """
     with ExitStack() as files:
         checking = _Check(
@@ -88,8 +88,7 @@ def check(
         )
         engine = engine or best()
         if plan is None:
-            in_parts = cores > 1 and not compressed and pays(folder, engine) and parts_are_free(files)
-            plan = Plan(most=cores if in_parts else 1, start=Beside)
+            plan = Plan(most=1 if compressed else cores, start=Beside, look=0 if always_pay(folder, engine) else LOOK)
         try:
             return checking.run(engine, plan, row_limit)
         except Refusal as refusal:
@@ -175,7 +174,8 @@ class _Check:
             tally=self._tally,
             held=self._held,
         )
-        self._begin_others(lines, header, engine, plan, trail.key)
+        if self._look(reading, lines, plan):
+            self._begin_others(lines, header, engine, plan, trail.key)
         reading.read_all(lines)
         trails, bytes_read = [trail], text.bytes_read
         if text.stop is not None:
@@ -199,12 +199,22 @@ class _Check:
 
     # ------------------------------------------------------------------------------------------------- parts
 
+    def _look(self, reading: Reading, lines: Lines, plan: Plan) -> bool:
+        """Read until it shows that parts pay, for a file that can be cut; whether it did, or the rows have ended."""
+        can_be_cut = find_file(self._source, self.text, self._folder, plan) is not None
+        while can_be_cut and lines.more():
+            before = lines.passed
+            steps = reading.read_all(lines, before + plan.look)
+            if plan.pays(steps, lines.passed - before):
+                return True
+        return False
+
     def _begin_others(self, lines: Lines, header: Header, engine: Engine, plan: Plan, key: bytes) -> None:
-        """Cut the file, if it is to be and can be, and have all parts but the first one read."""
+        """Cut what is left of the file, if it can be, and have all parts but the first one read."""
         text = self.text
-        fd = find_file(self._source, text, self._folder) if plan.most > 1 else None
+        fd = find_file(self._source, text, self._folder, plan)
         cuts = find_cuts(fd, plan, text.bytes_read, header, self._folder, engine) if fd is not None else []
-        if fd is None or not cuts:
+        if fd is None or not cuts or not parts_are_free(self._files):
             return
         settings = self._folder.settings_json()
         parts = [

@@ -379,11 +379,15 @@ def _keep_freed_memory() -> None:
     bytes(_FREED)
 
 
-def count_lines(text: bytes) -> int:
-    """The line ends in `text`. With numpy, once it is there, five times as fast."""
+def line_counter(text: bytes) -> Callable[[int, int], int]:
+    """What counts the line ends between two places in `text`, for who asks of several stretches of it.
+
+    With numpy, once it is there, five times as fast.
+    """
     if len(text) < _MANY or not _numpy.cache_info().currsize or (np := _numpy()) is None:
-        return text.count(b"\n")
-    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == 10))
+        return lambda start, end: text.count(b"\n", start, end)
+    ends, count = np.frombuffer(text, np.uint8) == 10, np.count_nonzero
+    return lambda start, end: int(count(ends[start:end]))
 
 
 @cache

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from dropzone.sheet.hashes import count_lines
+from dropzone.sheet.hashes import line_counter
 from dropzone.sheet.rules import KEPT_OF_LONG_LINE, ROW_LIMIT, Fault, Refusal, Rule, refusal
 from dropzone.sheet.text import Text, bytes_of, text_of
 
@@ -20,16 +21,11 @@ _PLAIN = re.compile(rb'[^\x00-\x08\x0b-\x1f"\x7f-\xff\n]*+\n')
 _WIDEST = 4  # bytes of a character
 
 
-class Ending(Protocol):
-    """What a pattern gives for a match."""
-
-    def end(self) -> int: ...
-
-
 class Pattern(Protocol):
     """A compiled pattern for whole rows with their line ends, as many as come."""
 
-    def match(self, text: bytes, pos: int, endpos: int, /) -> Ending | None: ...
+    def __call__(self, text: bytes, start: int, stop: int, /) -> int:
+        """Where the rows end that begin at `start`, looking no further than `stop`; -1 if it takes none."""
 
 
 class Peek(NamedTuple):
@@ -64,6 +60,7 @@ class Lines:
         self._pieces = text.pieces()
         self._text = b""
         self._at = 0  # where in `_text` that line begins
+        self._count: Callable[[int, int], int] | None = None  # the line ends between two places in it, once needed
         self._reach: int | None = None  # bytes that the next `limit` characters take, once somebody asked
         self._ended = False
         self._refusal: Refusal | None = None
@@ -105,13 +102,13 @@ class Lines:
         sight, so that asking the same pattern for it is in vain.
         """
         sight = self._end(self.limit + 1)
-        found = pattern.match(self._text, self._at, sight)
-        if found is None:
+        end = pattern(self._text, self._at, sight)
+        if end < 0:
             return b""
-        end = found.end()
         rows = self._text[self._at : end]
         self.refused = self._text.find(b"\n", end, sight) >= 0
-        self._move(end, count_lines(rows))
+        self._count = self._count or line_counter(self._text)
+        self._move(end, self._count(self._at, end))
         return rows
 
     def plain(self) -> str | None:
@@ -184,8 +181,9 @@ class Lines:
 
     def _end(self, reach: int) -> int:
         """Where in sight `reach` bytes end, or what is to be read, if that is earlier."""
+        end = min(len(self._text), self._at + reach)
         stop = self._source.stop_at
-        return min(len(self._text), self._at + (reach if stop is None else min(reach, stop - self.passed)))
+        return end if stop is None else min(end, self._at + stop - self.passed)
 
     def _move(self, end: int, lines: int) -> None:
         self.passed += end - self._at
@@ -206,6 +204,7 @@ class Lines:
             parts.append(self._next_piece())
             size += len(parts[-1])
         self._text, self._at = b"".join(parts), 0
+        self._count = None
         return True
 
     def _next_piece(self) -> bytes:

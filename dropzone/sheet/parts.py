@@ -28,6 +28,8 @@ from dropzone.sheet.tiers import tiers
 from dropzone.sheet.trail import Traces, Trail, new_traces
 
 SMALLEST = 32 << 20  # bytes of a part: reading less takes no longer than starting an interpreter
+LOOK = 4 << 20  # bytes of text that show what a file is like: some thirty milliseconds where all rows are good
+_APART = 16 << 10  # bytes that a step reads on average: with fewer, the steps take longer than all that patterns do
 _SIGHT = 1 << 18  # bytes that are searched for a good place to cut
 _BLOCK = 1 << 20
 _TELL_S = 0.2
@@ -93,44 +95,60 @@ Start = Callable[[Part, int, Files], Running]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a file is cut: into at most `most` parts of at least `smallest` bytes, all but the first begun by `start`."""
+    """How a file is cut: into at most `most` parts of at least `smallest` bytes, all but the first begun by `start`.
+
+    Whether it is cut at all is asked whenever `look` bytes of text have been read, of what they were like; not at all
+    where `look` is 0.
+    """
 
     most: int
     start: Start
     smallest: int = SMALLEST
+    look: int = 0
+    apart: int = _APART
+
+    def pays(self, steps: int, passed: int) -> bool:
+        """Whether parts are faster for a file of which `passed` bytes took so many steps of reading."""
+        return not self.look or steps * self.apart >= passed
 
 
-def pays(folder: Folder, engine: Engine) -> bool:
-    """Whether parts are faster than one pass with its writing and hashing on another core.
+def always_pay(folder: Folder, engine: Engine) -> bool:
+    """Whether parts are faster than one pass with its writing and hashing on another core, whatever the file is like.
 
     They are where the interpreter itself has most of the work: with patterns run by `re`, and with a digest for each
-    address. RE2 lets other threads go on meanwhile, and what a part has written must be copied once more.
+    address. RE2 lets other threads go on meanwhile, and what a part has written must be copied once more; but between
+    two runs of rows it does not run, and where bad rows make them short that is most of the time.
     """
     return engine.name == "re" or folder.hash_plain
 
 
-def find_file(source: Twice, text: Text, folder: Folder) -> int | None:
+def find_file(source: Twice, text: Text, folder: Folder, plan: Plan) -> int | None:
     """The descriptor of a source that can be read in parts, None of any other.
 
-    It has to be a plain file read from its start, in UTF-8 (a line end is found without decoding all before it), not
-    over its limit. Superseded rows are held back in one place, and without numpy hashes hold in one interpreter only.
+    It has to be a plain file read from its start, in UTF-8 (a line end is found without decoding all before it), large
+    enough for two parts, and not over its limit. Superseded rows are held back in one place, and without numpy hashes
+    hold in one interpreter only.
     """
-    if source.file is None:
+    if source.file is None or plan.most < 2:
         return None
     fd, start = source.file
     in_utf_8 = codecs.lookup(text.encoding).name == "utf-8"
-    fits = os.fstat(fd).st_size <= folder.guards.max_bytes
+    fits = 2 * plan.smallest <= os.fstat(fd).st_size <= folder.guards.max_bytes
+    # What is asked last has numpy imported, which takes longer than to read a small file.
     return fd if start == 0 and in_utf_8 and fits and folder.repeats != "last" and hashes.anywhere() else None
 
 
 def find_cuts(fd: int, plan: Plan, after: int, header: Header, folder: Folder, engine: Engine) -> list[int]:
-    """Where the parts begin that follow the first, all behind the byte `after`; empty for a file that is no larger."""
+    """Where the parts begin that follow the first, which has been read up to the byte `after`.
+
+    What is left is cut into equal parts; empty if there is too little of it.
+    """
     size = os.fstat(fd).st_size
-    most = min(plan.most, size // plan.smallest)
+    most = min(plan.most, (size - after) // plan.smallest)
     patterns = [tier.pattern for tier in tiers(header, folder, engine)]
     cuts: list[int] = []
     for number in range(1, most):
-        at = max(size * number // most, after)
+        at = max(size - (size - after) * (most - number) // most, after)
         sight = os.pread(fd, _SIGHT, at)
         cut = next((end for end in _line_ends(sight) if _is_row(sight[end:], patterns)), None)
         if cut and at + cut < size:
@@ -150,7 +168,7 @@ def _line_ends(sight: bytes) -> Sequence[int]:
 def _is_row(sight: bytes, patterns: Sequence[Pattern]) -> bool:
     """Whether the next line is a good row: in the middle of a cell in quotes, few lines look like one."""
     line = sight[: sight.find(b"\n") + 1].removesuffix(b"\n").removesuffix(b"\r") + b"\n"
-    return any(pattern.match(line, 0, len(line)) for pattern in patterns)
+    return any(pattern(line, 0, len(line)) > 0 for pattern in patterns)
 
 
 def new_files(files: ExitStack, scratch: str | None) -> Files:
@@ -211,6 +229,7 @@ def read_part(part: Part, fd: int, files: Files, progress: Callable[[int], None]
         encoding=part.encoding,
     )
     text.stop = None if part.stop is None else part.stop - part.start
+    hashing = hashes.best(part.key)  # which has lines counted fast as well
     lines = Lines(text, limit=part.row_limit, line=1 + _count_lines(fd, part.start))
     trail = Trail(files.traces, part.key, Behind(beside=False), end=part.header.entry_end)
     engine = ENGINES[part.engine]
@@ -218,7 +237,7 @@ def read_part(part: Part, fd: int, files: Files, progress: Callable[[int], None]
         folder, part.header, engine, prepared=files.prepared, rejects=files.rejects, trail=trail, tally=tally
     )
     reading.read_all(lines)
-    trail.finish(hashes.best(part.key))
+    trail.finish(hashing)
     trail.put_in_order()
     for file in files.all():
         file.flush()
@@ -233,7 +252,7 @@ def _count_lines(fd: int, end: int) -> int:
     while at < end:
         block = source.read(min(_BLOCK, end - at))
         at += len(block)
-        count += block.count(b"\n")
+        count += hashes.line_counter(block)(0, len(block))
         if b"\r" in block or last == b"\r":
             text = last + block.removesuffix(b"\r")
             count += text.count(b"\r") - text.count(b"\r\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from math import inf
 
 from dropzone.config import Folder
 from dropzone.drop import MAX_PROBLEMS
@@ -82,15 +83,20 @@ class Reading:
         self._tally = tally
         self._held = held
 
-    def read_all(self, lines: Lines) -> None:
-        """All rows up to where `lines` is to stop. Raises `Refusal` where the text cannot be read to its end."""
-        rows = first = 0
+    def read_all(self, lines: Lines, enough: float = inf) -> int:
+        """All rows up to where `lines` is to stop, or until `enough` bytes of the text are passed.
+
+        Gives the number of steps that this took, each a run of rows or one row: they are what the interpreter does
+        itself. Raises `Refusal` where the text cannot be read to its end.
+        """
+        runs = rows = first = 0
         last = every = len(self._tiers)
-        while lines.more():
+        while lines.passed < enough and lines.more():
             number = first
             while number < last and not self._run(lines, self._tiers[number]):
                 number += 1
             if number < last:
+                runs += 1
                 # What this tier has refused, one before it would hardly take. If it would, no harm is done.
                 first = number + 1 if lines.refused else 0
                 continue
@@ -101,6 +107,7 @@ class Reading:
             rows += 1
             if rows % _TELL == 0:  # one chunk may hold a hundred thousand
                 lines.tell_progress()
+        return runs + rows
 
     def key_of(self, row: bytes) -> tuple[bytes, int] | None:
         """What stands in the column of the addresses of a row as it came, for comparing, and its column; None if none.
@@ -140,7 +147,7 @@ class Reading:
         text = lines.plain()
         if text and (fault := self._plainly_wrong(text)):
             self._tally.rows += 1
-            self._reject(Row(line=lines.line, text=text), fault, "" if fault.rule is Rule.FIELDS else self._entry_name)
+            self._reject(Row(lines.line, text), fault, "" if fault.rule is Rule.FIELDS else self._entry_name)
             lines.take_plain(text)
             return False
         if empty := lines.skip_empty():
@@ -164,12 +171,12 @@ class Reading:
         if len(came) != self._width:
             blank = self._header.dialect.is_blank(text)
             return None if blank else self._wrong_width(text.count(self._header.dialect.delimiter) + 1)
-        at = self._entry_at
-        entry = came[at].lstrip(self._blanks)
-        found = self._read(entry.rstrip(self._blanks))
-        if isinstance(found, Entry) or (not entry and self._header.dialect.is_blank(text)):
+        cell = came[self._entry_at]
+        found = self._read(cell)
+        if isinstance(found, Entry) or (found.rule is Rule.NO_ADDRESS and self._header.dialect.is_blank(text)):
             return None
-        return Fault(found.rule, sum(map(len, came[: at + 1])) + at - len(entry), found.facts)
+        before = sum(map(len, came[: self._entry_at])) + self._entry_at
+        return Fault(found.rule, before + len(cell) - len(cell.lstrip(self._blanks)), found.facts)
 
     def _sort(self, row: Row) -> bool:
         self._tally.rows += 1
@@ -193,7 +200,7 @@ class Reading:
         return read_entry(value.strip(BLANKS), self._hash, hash_plain=self._folder.hash_plain)
 
     def _reject(self, row: Row, fault: Fault, subject: str) -> None:
-        what = fault.rule.what.format(**fault.facts)
+        what = fault.rule.what.format_map(fault.facts)
         if len(self._tally.problems) < MAX_PROBLEMS:
             line, column = row.place(fault.at)
             self._tally.problems.append(problem(fault.rule, line, column, subject, **fault.facts))
