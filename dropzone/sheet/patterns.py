@@ -77,9 +77,10 @@ def _compile_re2(pattern: bytes) -> Pattern:
     # wraps something else one day, it is asked as anybody asks it.
     try:
         match, anchor = compiled._regexp.Match, re2._Anchor.ANCHOR_START  # noqa: SLF001
-    except AttributeError:
-        return _ends(compiled.match)
-    return lambda text, start, stop: match(anchor, text, start, stop)[0][1]
+        known = match(anchor, b"\0", 0, 1)[0][1] == -1  # no row begins like that
+    except (AttributeError, TypeError, LookupError):
+        known = False
+    return (lambda text, start, stop: match(anchor, text, start, stop)[0][1]) if known else _ends(compiled.match)
 
 
 def _compile_re(pattern: bytes) -> Pattern:
