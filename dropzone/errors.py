@@ -101,6 +101,10 @@ class OperatorError(DropzoneError):
     """A question or an order from the command line that cannot be carried out as given."""
 
 
+class LaterError(OperatorError):
+    """The same may work later, as it was given: OptiPub cannot be reached, or asks to wait."""
+
+
 class IllegalEvent(Exception):
     """An event that the table of transitions lacks for this state. A bug, never a condition to handle."""
 

@@ -12,7 +12,7 @@ from dropzone.cli import render
 from dropzone.cli.completing import complete_account, complete_unmade
 from dropzone.cli.exits import Exit
 from dropzone.cli.shared import AS_JSON, Group
-from dropzone.errors import OperatorError
+from dropzone.errors import LaterError, OperatorError
 
 if TYPE_CHECKING:
     from dropzone.config import Account, Config, Unmade
@@ -100,12 +100,12 @@ def create(
     else:
         unmade = config.unmade if all_missing else {folder: _unmade(config, str(folder))}
         chosen = [(str(name), config.accounts[each.draft.account], wanted_for(each)) for name, each in unmade.items()]
-    failed = False
+    failed: list[OperatorError] = []
     for of_folder, of_account, wanted in chosen:
         try:
             id = create_segment(config, of_account, wanted, again=again)
         except OperatorError as error:  # the others are created all the same
-            failed = True
+            failed.append(error)
             render.error(error.message, error.hint)
             continue
         with suppress(BrokenPipeError):  # whoever reads this may have seen enough
@@ -115,7 +115,8 @@ def create(
                 render.say(_created(id, wanted, of_folder))
     if not chosen and not as_json:
         click.echo("Every folder has its segment.")
-    ctx.exit(Exit.FAILED if failed else Exit.DONE)
+    later = all(isinstance(error, LaterError) for error in failed)
+    ctx.exit(Exit.DONE if not failed else Exit.TEMPORARY if later else Exit.FAILED)
 
 
 def _account(config: Config, name: str | None) -> Account:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from dropzone.config import Account, Unmade
-from dropzone.errors import OperatorError, printable
+from dropzone.errors import LaterError, OperatorError, printable
 from dropzone.ledger import SegmentNote
 from dropzone.optipub.segments import Created, NotCreated, Unclear, Wanted, create_segment
 from dropzone.receipt import stamp
@@ -40,8 +40,8 @@ def create(
 ) -> int:
     """Ask OptiPub for the segment `wanted`; its id. `known` is what was noted of it before, `note` writes it down.
 
-    Raises OperatorError where it was asked for before, where it was refused, and where nobody can tell; DropzoneError
-    where nothing could be asked at all.
+    Raises OperatorError where it was asked for before, where it was refused, and where nobody can tell; LaterError
+    where the same may work later; DropzoneError where nothing could be asked at all.
     """
     wanted.check()
     if known is not None:
@@ -54,9 +54,10 @@ def create(
         case Created(id=id):
             note(SegmentNote(by=by, at=now, id=id))
             return id
-        case NotCreated(why=why, hint=hint):
+        case NotCreated(why=why, hint=hint, later=later):
             note(None)
-            raise OperatorError(f"the segment {printable(wanted.name)!r} was not created: {why}", hint)
+            kind = LaterError if later else OperatorError
+            raise kind(f"the segment {printable(wanted.name)!r} was not created: {why}", hint)
         case Unclear(why=why):
             what = f"nobody can tell whether the segment {printable(wanted.name)!r} was created: {why}"
             raise OperatorError(what, _LOOK)

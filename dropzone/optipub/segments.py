@@ -79,10 +79,11 @@ class Created:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotCreated:
-    """It is surely not there: why, and what to do."""
+    """It is surely not there: why, and what to do; `later`: nothing but to try again."""
 
     why: str
     hint: str
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +155,7 @@ def read_created(signal: Answer | Break, offer: Offer) -> Outcome:
     if isinstance(signal, Break):
         if offer.whole:
             return Unclear(why=offer.line(f"{signal.what}, after the whole request had left: {_LOOK}"))
-        return NotCreated(why=offer.line(signal.what), hint=signal.cure or "Try again later")
+        return NotCreated(why=offer.line(signal.what), hint=signal.cure or _LATER, later=not signal.cure)
     answered = f"OptiPub answered {signal.status}"
     words = said(signal, offer)
     quoted = f". It said: {words}" if words else ""
@@ -169,7 +170,7 @@ def read_created(signal: Answer | Break, offer: Offer) -> Outcome:
             hint = "Set the account's base_url to the address that is meant"
             return NotCreated(why=f"{answered}: base_url is not the right address", hint=hint)
         case 429 | 503:
-            return NotCreated(why=offer.line(f"{answered}: it is busy{quoted}"), hint="Try again later")
+            return NotCreated(why=offer.line(f"{answered}: it is busy{quoted}"), hint=_LATER, later=True)
         case status if status == 302 or 400 <= status < 500:
             hint = "Check the publication's id, the fields, and that the key's user may create segments"
             return NotCreated(why=offer.line(f"{answered}: it refused{quoted}"), hint=hint)
@@ -177,6 +178,7 @@ def read_created(signal: Answer | Break, offer: Offer) -> Outcome:
             return Unclear(why=offer.line(f"{answered}, which tells nothing of the segment: {_LOOK}{quoted}"))
 
 
+_LATER = "Try again later"
 _NEW_KEY = "Keys end after one year: make a new one in OptiPub and put it where the account's api_key points"
 
 
