@@ -13,7 +13,8 @@ Binary streams in and out; knows no paths, no ledger and no network. `check` rea
     digests   what may stand in the column of the addresses
     tiers     which of them are tried on a file, in which order
     reading   the rows of a file or of a part: what becomes of each, what is counted
-    trail     which rows may repeat an address (`hashes`: many at once), and `repeats` which do; `held`: the last wins
+    trail     which rows may repeat an address, by `hashes` of many at once; which do is found by `same`, also many at
+              once, or row by row by `repeats`; `blocks`: where hashes and rows wait on disk; `held`: the last wins
     behind    writing and hashing, on another core while reading goes on; `cores`: how many there are
     parts     a large file cut into parts, `beside`: each read by an interpreter of its own
     check     the order of it all, and the verdict

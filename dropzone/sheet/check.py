@@ -200,7 +200,7 @@ class _Check:
     # ------------------------------------------------------------------------------------------------- parts
 
     def _look(self, reading: Reading, lines: Lines, plan: Plan) -> bool:
-        """Read until it shows that parts pay, for a file that can be cut; whether it did, or the rows have ended."""
+        """Read until it shows that parts pay, for a file that can be cut; whether it did before its rows ended."""
         can_be_cut = find_file(self._source, self.text, self._folder, plan) is not None
         while can_be_cut and lines.more():
             before = lines.passed
