@@ -180,6 +180,19 @@ def test_settings_can_be_made_without_a_file() -> None:
     assert (account.key_created, account.timeouts) == (date(2026, 3, 1), Timeouts())
 
 
+def test_two_mistakes_in_one_place_hide_no_other(file: Path) -> None:
+    """A wrong name around a wrong key, or two wrong values in one list, keep nothing else from being told."""
+    text = BASE + "    include: [1, '']\n  a b: {nonsense: 1}\n  globex: {segment_id: 8, ignore: x}\n"
+    assert [line.split(" (")[0] for line in told(file, text)] == [
+        ":11:15: folders.acme.include[0]: must be a pattern of file names, not 1",
+        ":11:18: folders.acme.include[1]: '' is not a pattern of file names",
+        ":12:3: folders.a b: 'a b' is not a name",
+        ":12:9: folders.a b.nonsense: is no key of a folder",
+        ":13:3: folders.globex.mode: is missing",
+        ":13:35: folders.globex.ignore: must be a list, not one text",
+    ]
+
+
 def test_a_loaded_configuration_cannot_be_changed(file: Path) -> None:
     """Nobody can turn a setting after it was checked."""
     loaded = load(file, BASE)
