@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 def value(cls: type[_T]) -> type[_T]:
-    """Make `cls` a value: as ``@dataclass(frozen=True, slots=True, kw_only=True)``, and `field(default_factory=…)`."""
+    """Make `cls` a value: as ``@dataclass(frozen=True, slots=True, kw_only=True)``; of `field()` default factories."""
     made: Any = dataclass(init=False, repr=False, eq=False, slots=True, kw_only=True)(cls)
     made.__init__ = _first
     made.__setattr__ = made.__delattr__ = _refuse

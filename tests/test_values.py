@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
+from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields, replace
 from typing import Any
 
 import pytest
@@ -52,6 +52,22 @@ def test_a_value_is_what_a_frozen_dataclass_is() -> None:
             pass
         case _:
             pytest.fail("it does not match itself")
+
+
+def test_a_default_can_be_made_for_each_value() -> None:
+    """What can be changed is no value's but its own, and a required field may stand behind it."""
+
+    @value
+    class Named:
+        names: dict[str, str] = field(default_factory=dict)
+        of: int
+
+    one, other = Named(of=1), Named(of=1)
+    assert one == other == Named(of=1, names={})
+    assert one.names is not other.names
+    assert Named(of=2, names={"a": "b"}).names == {"a": "b"}
+    with pytest.raises(TypeError):
+        Named()  # type: ignore[call-arg]
 
 
 def test_values_of_two_kinds_are_never_equal() -> None:
