@@ -243,7 +243,7 @@ def _watched(seen: Glance) -> list[str]:
 def _ask_inbox(seen: Glance, name: str) -> Inbox | None:
     from dropzone.control import ask
 
-    with contextlib.suppress(OperatorError):
+    with contextlib.suppress(OperatorError):  # whoever cannot be asked, or is too busy, is not needed for it
         if (answer := ask(seen.state_dir, {"ask": "inbox", "folder": name})) and answer.get("inbox"):
             return operate.Inbox.read(answer["inbox"])
     return None

@@ -22,6 +22,7 @@ from scene import KEY, Scene, make_scene
 from unprivileged import as_nobody
 
 from dropzone import config as configuration
+from dropzone import control
 from dropzone.cli import cli, render, text
 from dropzone.cli.manual import commands, page
 from dropzone.drop import Drop, State
@@ -787,6 +788,10 @@ def test_plan_looks_itself_where_much_lies_in_an_inbox(scene: Scene) -> None:
         scene.put(f"{number:03}.csv.part", b"")
     with daemon_on(scene):
         found = objects(scene, "plan", "--folder", "acme")
+        told = {
+            name: control.ask(scene.config.state_dir, {"ask": "inbox", "folder": name}) for name in ("acme", "globex")
+        }
+    assert {name: bool(answer and answer["inbox"]) for name, answer in told.items()} == {"acme": False, "globex": True}
     assert [Path(each["path"]).name for each in found] == [f"{number:03}.csv.part" for number in range(501)]
 
 

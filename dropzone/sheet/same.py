@@ -113,6 +113,7 @@ class Same:
         """Make a block of the sightings that wait, with one of each key."""
         np = self._np
         sightings = self._compared(self._waiting())
+        # In order but for the lowest bits of the hashes, which no bound has.
         blocks.write(sightings.tobytes(), np.searchsorted(sightings[:, _HASH], np.array(BOUNDS, np.uint64)).tolist())
         self._count += len(sightings)
 
