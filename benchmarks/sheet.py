@@ -198,6 +198,8 @@ def _script(text: str, python: str = sys.executable) -> Callable[[Path, Path], S
 def run(program: Program, files: dict[int, Path], scratch: Path) -> Cost:
     """Run it once, in a process of its own."""
     command = [*program.command(files[program.share], scratch)]
+    for left in ("out", "rejects"):  # to give back what an earlier one wrote is not this one's work
+        (scratch / left).unlink(missing_ok=True)
     started = time.perf_counter()
     nowhere = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     pid = os.posix_spawn(shutil.which(command[0]) or command[0], command, os.environ, file_actions=nowhere)
