@@ -26,7 +26,7 @@ from dropzone.alarms import Alarms, Voice
 from dropzone.bases import Bases
 from dropzone.config import Config
 from dropzone.drop import DECIDED, Accepted, Deferred, Drop, Event, Lost, Refused, State, Superseded
-from dropzone.errors import DropzoneError, FolderError, LedgerError, OperatorError
+from dropzone.errors import DropzoneError, FolderError, LedgerError, NoThreadError, OperatorError
 from dropzone.folders import Folders
 from dropzone.gates import Gates
 from dropzone.intake import Intake
@@ -36,7 +36,7 @@ from dropzone.ledger import Ledger, Pause
 from dropzone.pipeline import Pipeline
 from dropzone.policy import HARMFUL, harm_of, settings_of
 from dropzone.service import notify
-from dropzone.threads import NoThreadError, Pool
+from dropzone.threads import Pool
 
 ENVIRONMENT_S = 60.0  # how soon to try again when the machine is at fault
 LONGEST_SLEEP_S = 60.0  # a lost wake-up costs at most this

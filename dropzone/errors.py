@@ -4,7 +4,10 @@
     ├── ConfigError             the configuration is wrong; carries every problem at once
     ├── LedgerError             the ledger cannot be read or written
     ├── FolderError             a folder or a file in it refuses us
+    ├── LockedError             another dropzone has the state folder
+    ├── NoThreadError           the machine gives no further thread
     └── OperatorError           an order or a question that cannot be carried out
+        └── LaterError          … as it is now: the same may work later
     IllegalEvent                a bug: an event that the table of `drop.py` lacks
     Cancelled                   not an error: a long step was asked to stop
 
@@ -95,6 +98,14 @@ class FolderError(DropzoneError):
     @property
     def environment(self) -> bool:
         return self.errno in ENVIRONMENT_ERRNOS
+
+
+class LockedError(DropzoneError):
+    """Another dropzone has this state folder."""
+
+
+class NoThreadError(DropzoneError):
+    """The machine gives no further thread; what it was wanted for is not done, and will not be."""
 
 
 class OperatorError(DropzoneError):

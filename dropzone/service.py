@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dropzone.errors import DropzoneError, FolderError
+from dropzone.errors import FolderError, LockedError
 from dropzone.folders.probing import mount_of
 
 _LOCK_MENDS = {
@@ -22,10 +22,6 @@ _LOCK_MENDS = {
     errno.ENOSPC: "Make room on the disk of the state folder",
     errno.EDQUOT: "Make room on the disk of the state folder",
 }
-
-
-class LockedError(DropzoneError):
-    """Another dropzone has this state folder."""
 
 
 @contextlib.contextmanager

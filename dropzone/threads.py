@@ -15,14 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from dropzone.errors import DropzoneError
+from dropzone.errors import NoThreadError
 
 _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
-
-
-class NoThreadError(DropzoneError):
-    """The machine gives no further thread; what it was wanted for is not done, and will not be."""
 
 
 class Pool(ThreadPoolExecutor):

@@ -24,14 +24,14 @@ from dropzone import operate
 from dropzone.config import Config
 from dropzone.daemon import ENVIRONMENT_S, LONGEST_SLEEP_S, ROUND_S, Left, obey_signals
 from dropzone.drop import Attempted, Drop, Lost, Report, State, make_id
-from dropzone.errors import FolderError, OperatorError
+from dropzone.errors import FolderError, LockedError, OperatorError
 from dropzone.folders import Folders, Mark, Wanted
 from dropzone.ledger import Pause
 from dropzone.ledger.sqlite import SQLiteLedger
 from dropzone.pipeline import AWAY_S
 from dropzone.readiness import Seen
 from dropzone.sandbox import Sandbox
-from dropzone.service import LockedError, notify, reloading, state_lock
+from dropzone.service import notify, reloading, state_lock
 from dropzone.telemetry import Journal
 from dropzone.wiring import lay_out
 

@@ -14,11 +14,12 @@ from scene import KEY, make_scene
 
 from dropzone.daemon import ENVIRONMENT_S
 from dropzone.drop import State
+from dropzone.errors import NoThreadError
 from dropzone.folders import system
 from dropzone.folders.system import sync_all
 from dropzone.sandbox import Sandbox
 from dropzone.sheet.behind import Behind
-from dropzone.threads import NoThreadError, Pool
+from dropzone.threads import Pool
 
 
 class Machine:

@@ -24,7 +24,7 @@ from dropzone.cli import render
 from dropzone.cli.exits import Exit, table
 from dropzone.cli.shared import Context, Group
 from dropzone.cli.text import colour
-from dropzone.errors import ConfigError, DropzoneError
+from dropzone.errors import ConfigError, DropzoneError, LockedError
 
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what a disk says that takes no more of an answer
 
@@ -78,7 +78,7 @@ class _Group(Group):
             ctx.exit(Exit.CONFIG)
         except DropzoneError as error:
             render.error(error.message, error.hint)
-            ctx.exit(Exit.ANOTHER if type(error).__name__ == "LockedError" else Exit.FAILED)
+            ctx.exit(Exit.ANOTHER if isinstance(error, LockedError) else Exit.FAILED)
         except BrokenPipeError:  # `dropzone queue | head`: the reader has seen enough
             _give_up_output()
             ctx.exit(Exit.DONE)

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from dropzone.errors import FolderError
+from dropzone.errors import FolderError, NoThreadError
 from dropzone.readiness import Look
-from dropzone.threads import NoThreadError, Pool
+from dropzone.threads import Pool
 
 OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Self
 
+from dropzone.errors import NoThreadError
 from dropzone.sheet.repeats import Sink
-from dropzone.threads import NoThreadError, Pool
+from dropzone.threads import Pool
 
 _WAITING = 2  # steps that may wait: about as many chunks of a file are in memory
 _AT_ONCE = 1 << 17  # bytes written in one step; more, where that is how they come
