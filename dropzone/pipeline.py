@@ -245,11 +245,8 @@ class Pipeline:
             why = "its file is gone from work/ and failed/, and nobody but dropzone should take files from there"
             return policy.held(folder, "missing", why)
         self._folders.bring_back(drop)
-        if drop.size > folder.guards.max_bytes:
-            why = f"the file has {drop.size:,} bytes, the folder allows {folder.guards.max_bytes:,}"
-            return policy.held(folder, "max_bytes", why)
-        if drop.size == 0 and folder.empty == "hold" and not drop.cleared:
-            return policy.held(folder, "empty", "the file is empty: not even a header line is in it")
+        if withheld := policy.guard_unread(drop, folder):
+            return withheld
         if self._folders.begin_check(drop) >= _UNFINISHED_CHECKS:
             self._folders.end_check(drop)
             why = "reading this file ended the program twice; look at it before it is read again"

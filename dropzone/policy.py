@@ -1,9 +1,9 @@
 """What holds a file back, and what may be done with an outcome that nobody knows, where no person is asked.
 
 Pure functions over facts: no clock, no disk, no ledger. Each returns the event that is to be committed, or None. Three
-questions are answered here and nowhere else: does something about the whole file ask for a person's look (`guard`),
-was the same thing accepted before (`duplicate`), and may a file be offered again that OptiPub may have already
-(`unknown`, `why_not_again`)?
+questions are answered here and nowhere else: does something about the whole file ask for a person's look (`guard`, and
+before it is read `guard_unread`), was the same thing accepted before (`duplicate`), and may a file be offered again
+that OptiPub may have already (`unknown`, `why_not_again`)?
 
 A repeat is not the first delivery when something happened in between: an unsubscribe is undone by a repeated
 subscribe, and rows that others added since are wiped by a repeated `clear`. Hence the windows, by mode.
@@ -67,6 +67,18 @@ class Past:
 
     last_rows: int = 0  # rows of the folder's last accepted file; 0: there is none
     hour: int = 0  # files of the folder that were claimed in the hour before this one
+
+
+def guard_unread(drop: Drop, folder: Folder) -> Withheld | None:
+    """Whether the size alone asks for a person's look, before the file is read."""
+    if drop.cleared:
+        return None
+    if drop.size > folder.guards.max_bytes:
+        why = f"the file has {drop.size:,} bytes, the folder allows {folder.guards.max_bytes:,}"
+        return held(folder, "max_bytes", why)
+    if drop.size == 0 and folder.empty == "hold":
+        return held(folder, "empty", "the file is empty: not even a header line is in it")
+    return None
 
 
 def guard(drop: Drop, folder: Folder, report: Report, past: Past) -> Withheld | None:

@@ -32,6 +32,7 @@ from dropzone.operate import Health, Inbox, ages, overview, queue
 from dropzone.operate.finding import Looker
 from dropzone.operate.trying import plan
 from dropzone.progress import Step
+from dropzone.readiness import EMPTY_S
 from dropzone.sandbox import Sandbox
 
 ROWS = b"email,varr_a\nann@example.com,Ann\nbob@example.com,Bob\n"
@@ -745,6 +746,17 @@ def test_plan_agrees_with_what_then_happens(lived: Scene) -> None:
         after = turn.ledger.find_drop(again.id)
     assert after is not None
     assert (after.state, after.spared) == (State.DONE, "duplicate")
+
+
+def test_plan_agrees_about_an_empty_file(scene: Scene) -> None:
+    """It would be held, as the folder says of empty ones, and not refused for the header line that it lacks."""
+    scene.put("empty.csv", b"")
+    later = time.time() + EMPTY_S + 1
+    inbox = Looker(None, now=later).look_through(scene.config.folders["acme"])
+    (planned,) = [file for folder in plan([inbox], None, now=later) for file in folder.files]
+    (drop,) = scene.settle()
+    assert (planned.outcome, planned.why) == ("held", drop.reason)
+    assert (drop.state, drop.guard) == (State.HELD, "empty")
 
 
 def test_plan_of_folders_that_cannot_be_looked_into(scene: Scene) -> None:

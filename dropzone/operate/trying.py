@@ -176,16 +176,15 @@ def _unread(finding: Finding) -> Planned:
 
 
 def _read_through(folder: Folder, finding: Finding, ledger: Reader | None, now: float, progress: Progress) -> Planned:
-    size = finding.size or 0
-    if size > folder.guards.max_bytes:
-        why = f"the file has {size:,} bytes, the folder allows {folder.guards.max_bytes:,}"
-        return Planned(finding=finding, outcome="held", why=why)
+    drop = _pretend(folder, finding, now)
+    if withheld := policy.guard_unread(drop, folder):
+        return Planned(finding=finding, outcome="held", why=withheld.why)
     prepared = _Digest()
     try:
-        report = _read(finding.path, folder, prepared, progress(finding.path, size), flags=_WARY)
+        report = _read(finding.path, folder, prepared, progress(finding.path, drop.size), flags=_WARY)
     except OperatorError as error:  # gone while we looked
         return Planned(finding=finding, outcome="left", why=error.message)
-    outcome, why = _judged(_pretend(folder, finding, now), folder, report, prepared.digest, ledger, now)
+    outcome, why = _judged(drop, folder, report, prepared.digest, ledger, now)
     return Planned(finding=finding, outcome=outcome, why=why, report=report)
 
 
