@@ -22,6 +22,7 @@ from dropzone.intake import Intake
 from dropzone.ledger.sqlite import SQLiteLedger
 from dropzone.optipub import OptiPub, Upload
 from dropzone.pipeline import Pipeline
+from dropzone.places import where_is
 from dropzone.progress import Board
 from dropzone.wiring import lay_out
 
@@ -257,10 +258,9 @@ folders:
 
 def assert_kept(scene: Scene, drops: list[Drop]) -> None:
     """What must hold for every drop once the program is at rest, whatever happened before."""
-    folders = Folders()
     for drop in drops:
         assert drop.state in FINISHED | {State.HELD, State.QUEUED}, f"{drop.id} is stuck: {drop.state}"
-        where = folders.where_is(drop)
+        where = where_is(drop)
         assert where is not None, f"the file of {drop.id} is lost"
         expected = {"done": "done", "failed": "failed"}.get(drop.state.value, "work")
         assert where.relative_to(scene.config.root).parts[0] == expected, f"{drop.state} drop lies in {where}"

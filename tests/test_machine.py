@@ -30,7 +30,7 @@ from dropzone import operate
 from dropzone.account import Condition
 from dropzone.drop import FINISHED, POLICY, Released, Resent, Retried, State
 from dropzone.errors import OperatorError
-from dropzone.folders import Folders
+from dropzone.places import where_is
 from dropzone.sandbox import Sandbox
 
 LIVES = times(200, soak=5000)
@@ -209,7 +209,7 @@ class Life(RuleBasedStateMachine):
         waiting = sum(1 for folder in self.scene.config.folders.values() for _ in folder.path.iterdir())
         assert waiting + len(drops) == self.put
         for drop in drops:
-            where = Folders().where_is(drop)
+            where = where_is(drop)
             assert where is not None, f"the file of {drop.id} is lost"
             expected = {"done": "done", "failed": "failed"}.get(drop.state.value, "work")
             here = where.relative_to(self.scene.config.root).parts[0]

@@ -39,7 +39,7 @@ from soak import FACTOR, times
 
 from dropzone.drop import FINISHED, Drop, State
 from dropzone.errors import LedgerError
-from dropzone.folders import Folders
+from dropzone.places import where_is
 
 pytestmark = pytest.mark.usefixtures("untraced")
 
@@ -253,7 +253,7 @@ class House:
         assert_logs(self.scene)
 
     def _assert_place(self, drop: Drop) -> None:
-        where = Folders().where_is(drop)
+        where = where_is(drop)
         assert where is not None, f"the file of {drop.id} ({drop.state}) is lost"
         place = where.relative_to(self.scene.config.root).parts[0]
         wanted = {State.DONE: "done", State.FAILED: "failed"}.get(drop.state)

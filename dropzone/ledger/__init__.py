@@ -150,9 +150,6 @@ class Reader(Protocol):
     def claimed_before(self, drop: Drop, *, since: float, limit: int) -> int:
         """How many drops of the same folder were claimed from `since` on and before this one; at most `limit`."""
 
-    def counts(self) -> dict[tuple[str, State], int]:
-        """How many drops there are per (folder, state), finished ones included."""
-
     def segment_notes(self) -> dict[tuple[str, str], SegmentNote]:
         """The segments that were asked for, by account and name."""
 
@@ -168,10 +165,6 @@ class Reader(Protocol):
 
 class Ledger(Reader, Protocol):
     """The questions and the one order. There is one of these per state folder, in the daemon."""
-
-    @property
-    def is_new(self) -> bool:
-        """Whether this call made the ledger: then files in work/ are not ours to send."""
 
     def commit(self, id: str, event: Event, *, at: float) -> Drop:
         """Commit `event` for the drop `id` and return its new row. Durable on return.

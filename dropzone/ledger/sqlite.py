@@ -250,11 +250,6 @@ class SQLiteReader:
             for folder, account, state, count, size, oldest, due in rows
         ]
 
-    def counts(self) -> dict[tuple[str, State], int]:
-        with self._reading as db:
-            rows = db.execute("SELECT folder, state, count(*) FROM drops GROUP BY folder, state").fetchall()
-        return {(folder, State(state)): count for folder, state, count in rows}
-
     def segment_notes(self) -> dict[tuple[str, str], SegmentNote]:
         with self._reading as db:
             rows = db.execute(f"SELECT name, value FROM facts WHERE name GLOB '{_SEGMENT}*'").fetchall()
@@ -305,7 +300,6 @@ class SQLiteLedger(SQLiteReader):
         self._lock = threading.RLock()
         self._waiting: deque[_Wanted] = deque()
         with _Translated(self._path):
-            self._is_new = not self._path.exists()
             # autocommit: every BEGIN is written out below
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
             self._reading = _Reading(self._path, self._db, self._lock)
@@ -314,10 +308,6 @@ class SQLiteLedger(SQLiteReader):
             self._db.execute("PRAGMA synchronous = FULL")
             self._check_version()
             self._migrate()
-
-    @property
-    def is_new(self) -> bool:
-        return self._is_new
 
     def _migrate(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()

@@ -15,6 +15,7 @@ from dropzone.folders import Folders
 from dropzone.folders.probing import clock_is_kept, try_inotify
 from dropzone.ledger import Reader
 from dropzone.operate.doctor.remarks import Remark, fault, note, of_error, ok, warning
+from dropzone.places import where_is
 
 _KERNEL = Path("/proc/sys/fs")
 _SPARE_WATCHES = 1_000
@@ -98,7 +99,7 @@ def examine_ledger(config: Config, ledger: Reader | LedgerError | None) -> Itera
             yield fault(
                 "ledger", what, "put the right ledger back into state_dir, or look: dropzone queue --state held"
             )
-    lost = [drop for drop in ledger.find_drops(states=[State.QUEUED, State.HELD]) if folders.where_is(drop) is None]
+    lost = [drop for drop in ledger.find_drops(states=[State.QUEUED, State.HELD]) if where_is(drop) is None]
     if lost:
         what = f"{len(lost)} drop{'s' if len(lost) > 1 else ''} without a file in work/, {lost[0].id} the first"
         yield fault(
