@@ -13,12 +13,12 @@ from typing import Protocol
 from dropzone.config import Config, Folder
 from dropzone.drop import FINISHED, Expired
 from dropzone.errors import FolderError, IllegalEvent
-from dropzone.folders.expiring import Old, Verdict, find_old, remove_old
+from dropzone.folders.expiring import Old, find_old, remove_old
 from dropzone.ledger import Ledger
+from dropzone.places import VERDICTS, Verdict
 
 KEEP_S = 86_400.0  # how often it is looked for what is kept no longer
 LEAP_S = 86_400.0  # of the wall clock alone: after such a leap, files are not believed to be as old as they seem
-_VERDICTS: tuple[Verdict, ...] = ("done", "failed")
 
 
 def find_expired(config: Config, *, now: float) -> Iterator[Old]:
@@ -27,7 +27,7 @@ def find_expired(config: Config, *, now: float) -> Iterator[Old]:
     A folder that cannot be listed keeps no other waiting: it is passed over.
     """
     for folder in config.folders.values():
-        for verdict in _VERDICTS:
+        for verdict in VERDICTS:
             keep_s = _keep_s(folder, verdict)
             if keep_s is None:
                 continue

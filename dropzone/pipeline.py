@@ -48,7 +48,7 @@ from dropzone.drop import (
 )
 from dropzone.errors import Cancelled, DropzoneError, FolderError, IllegalEvent, LedgerError, printable
 from dropzone.folders import Bench, Folders
-from dropzone.folders.filing import Verdict
+from dropzone.folders.filing import ToFile
 from dropzone.gates import Gates
 from dropzone.ledger import Ledger
 from dropzone.progress import Board
@@ -506,7 +506,7 @@ class Pipeline:
     def _move_all(self, drops: Sequence[Drop]) -> list[str]:
         paths: dict[str, str | FolderError] = {}
         changed: dict[str, str] = {}
-        verdicts = []
+        ready: list[ToFile] = []
         for drop in drops:
             if self._folders.is_gone(drop):
                 # Somebody took it from work/. What the server said stands all the same, and nobody may wait for this.
@@ -517,9 +517,9 @@ class Pipeline:
             history = self._ledger.history(drop.id)
             changed[drop.id] = self._changed_since(drop, history)
             log = receipt.render_log(drop, history, changed=changed[drop.id])
-            verdicts.append(Verdict(drop=drop, place="done" if drop.state is State.ACCEPTED else "failed", log=log))
-        for verdict, path in zip(verdicts, self._folders.file_all(verdicts), strict=True):
-            paths[verdict.drop.id] = path
+            ready.append(ToFile(drop=drop, verdict="done" if drop.state is State.ACCEPTED else "failed", log=log))
+        for each, path in zip(ready, self._folders.file_all(ready), strict=True):
+            paths[each.drop.id] = path
         events = [
             (id, Filed(path=path, changed=changed.get(id, ""))) for id, path in paths.items() if isinstance(path, str)
         ]

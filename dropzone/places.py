@@ -10,8 +10,12 @@ import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
-from dropzone.drop import Drop
+from dropzone.drop import Drop, is_id
+
+Verdict = Literal["done", "failed"]  # what became of a drop, and so where it is filed
+VERDICTS: tuple[Verdict, ...] = ("done", "failed")
 
 ORIGINAL, ORIGIN, MARKER, PREPARED, REJECTS, LOG, CHECKS = (
     "original", "origin", "marker", "prepared.csv", "rejects.csv", "log", "checks",
@@ -24,7 +28,7 @@ def work_of(drop: Drop) -> str:
     return f"{drop.base}/work/{drop.id}"
 
 
-def path_in(drop: Drop, verdict: str) -> str:
+def path_in(drop: Drop, verdict: Verdict) -> str:
     """Where the drop is filed, relative to its base; also when a filing was cut off at midnight and goes on."""
     assert drop.verdict_at is not None
     date = datetime.fromtimestamp(drop.verdict_at, UTC).date().isoformat()
@@ -38,8 +42,15 @@ def where_is(drop: Drop) -> Path | None:
         return Path(place)
     places = [drop.path] if drop.path else []
     if drop.verdict_at is not None:
-        places += [path_in(drop, verdict) for verdict in ("done", "failed")]
+        places += [path_in(drop, verdict) for verdict in VERDICTS]
     return next((Path(drop.base, path) for path in places if os.path.lexists(f"{drop.base}/{path}")), None)
+
+
+def id_in(name: str) -> str:
+    """The ID in the name of a filed CSV, of its log or of its rejects; empty where the name is none of ours."""
+    # As text, which `re` compiles when it is first asked: few questions are about a file that was filed.
+    found = re.search(r"\.([0-9A-Z]{12})\.(?:csv|csv\.gz|rejects\.csv|log)\Z", name)
+    return found[1] if found and is_id(found[1]) else ""
 
 
 def without_extension(name: str) -> str:

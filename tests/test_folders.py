@@ -18,9 +18,10 @@ from dropzone.config import Folder
 from dropzone.drop import Drop, State, make_id
 from dropzone.errors import FolderError
 from dropzone.folders import Claim, Folders, Mark, Wanted, system
-from dropzone.folders.filing import Verdict
+from dropzone.folders.filing import ToFile
 from dropzone.folders.inbox import _readable, opened_inbox, read_marker
 from dropzone.folders.system import is_local, sync_all
+from dropzone.places import Verdict, where_is
 from dropzone.readiness import Look, Seen
 
 AT = 1_795_400_000.0  # 2026-11-23T05:33:20Z
@@ -79,6 +80,14 @@ def taken(scene: Scene, folders: Folders, folder: Folder, name: bytes = b"a.csv"
     made = claim(folders, folder, name)
     assert made is not None
     return drop_of(made)
+
+
+def file_one(folders: Folders, drop: Drop, verdict: Verdict, log: str) -> str:
+    """File it; the path relative to its base. Raises what is wrong."""
+    (found,) = folders.file_all([ToFile(drop=drop, verdict=verdict, log=log)])
+    if isinstance(found, FolderError):
+        raise found
+    return found
 
 
 def test_init_makes_the_folders_with_their_modes(scene: Scene) -> None:
@@ -175,7 +184,7 @@ def test_hostile_names_go_through_the_whole_life(scene: Scene, folders: Folders,
     drop = taken(scene, folders, folder, name)
     (orphan,) = folders.orphans(folder.base, lambda _: False)
     assert orphan.name == name
-    path = folders.file(drop, "done", "the log\n")
+    path = file_one(folders, drop, "done", "the log\n")
     filed = Path(drop.base) / path
     assert filed.read_bytes() == b"email\n"
     assert drop.id in filed.name
@@ -244,21 +253,21 @@ def test_filing_puts_log_and_rejects_beside_the_file(scene: Scene, folders: Fold
     drop = taken(scene, folders, folder, b"Sign ups (1).csv")
     with folders.bench(drop) as bench:
         bench.rejects.write(b"line,reason,email\n")
-    path = folders.file(drop, "failed", "what happened\n")
+    path = file_one(folders, drop, "failed", "what happened\n")
     assert path == f"failed/acme/2026-11-23/Sign_ups__1_.{drop.id}.csv"
     there = sorted(each.name for each in (Path(drop.base) / path).parent.iterdir())
     stem = f"Sign_ups__1_.{drop.id}"
     assert there == [f"{stem}.csv", f"{stem}.log", f"{stem}.rejects.csv"]
     assert ((Path(drop.base) / path).with_suffix(".log")).read_text() == "what happened\n"
     assert [each.name for each in (scene.config.root / "work").iterdir()] == []
-    assert folders.where_is(drop) == Path(drop.base) / path
+    assert where_is(drop) == Path(drop.base) / path
 
 
 def test_filing_again_finds_everything_in_place(scene: Scene, folders: Folders, folder: Folder) -> None:
     """After a crash before the row, filing runs again: same path, same log."""
     drop = taken(scene, folders, folder)
-    path = folders.file(drop, "done", "first\n")
-    assert folders.file(drop, "done", "second\n") == path
+    path = file_one(folders, drop, "done", "first\n")
+    assert file_one(folders, drop, "done", "second\n") == path
     assert (Path(drop.base) / path).with_suffix(".log").read_text() == "first\n"
 
 
@@ -269,21 +278,21 @@ def test_filing_never_replaces_and_a_lost_file_is_an_error(scene: Scene, folders
     target.mkdir()
     (target / f"a.{drop.id}.csv").write_text("somebody else's")
     with pytest.raises(FolderError, match="exists"):
-        folders.file(drop, "done", "log\n")
+        file_one(folders, drop, "done", "log\n")
     assert (target / f"a.{drop.id}.csv").read_text() == "somebody else's"
     with pytest.raises(FolderError, match="No such file"):
-        folders.file(replace(drop, id=make_id(AT + 5)), "done", "log\n")
+        file_one(folders, replace(drop, id=make_id(AT + 5)), "done", "log\n")
 
 
 def test_bringing_back_a_failed_file(scene: Scene, folders: Folders, folder: Folder) -> None:
     """The file returns to work/ID, its old log goes, and doing it twice is harmless."""
     drop = taken(scene, folders, folder)
-    filed = replace(drop, path=folders.file(drop, "failed", "log\n"))
+    filed = replace(drop, path=file_one(folders, drop, "failed", "log\n"))
     folders.bring_back(filed)
     folders.bring_back(filed)
     assert list((scene.config.root / "failed/acme/2026-11-23").iterdir()) == []
     assert (scene.config.root / "work" / drop.id / "original").read_bytes() == b"email\n"
-    assert folders.where_is(filed) == scene.config.root / "work" / drop.id / "original"
+    assert where_is(filed) == scene.config.root / "work" / drop.id / "original"
 
 
 def test_unfinished_checks_are_counted(scene: Scene, folders: Folders, folder: Folder) -> None:
@@ -470,7 +479,7 @@ def test_a_file_that_goes_while_it_is_filed_is_told(scene: Scene, folders: Folde
     drop = taken(scene, folders, folder)
     (scene.config.root / "work" / drop.id / "original").unlink()
     with pytest.raises(FolderError, match="cannot file"):
-        folders.file(drop, "done", "log\n")
+        file_one(folders, drop, "done", "log\n")
 
 
 def test_what_is_not_ours_in_work_stays_there(scene: Scene, folders: Folders, folder: Folder) -> None:
@@ -478,7 +487,7 @@ def test_what_is_not_ours_in_work_stays_there(scene: Scene, folders: Folders, fo
     drop = taken(scene, folders, folder)
     place = scene.config.root / "work" / drop.id
     (place / "notes.txt").write_text("look at this one")
-    folders.file(drop, "done", "log\n")
+    file_one(folders, drop, "done", "log\n")
     assert [path.name for path in place.iterdir()] == ["notes.txt"]
 
 
@@ -530,7 +539,7 @@ def test_a_folder_that_cannot_be_synced_is_an_error(scene: Scene, folder: Folder
         return
     (made,), _ = folders.claim(folder, [wanted])
     with pytest.raises(FolderError, match="cannot file"):
-        folders.file(drop_of(made), "done", "log\n")
+        file_one(folders, drop_of(made), "done", "log\n")
 
 
 def test_a_child_of_ours_syncs_with_threads_of_its_own(tmp_path: Path) -> None:
@@ -553,8 +562,8 @@ def test_several_are_filed_at_once(scene: Scene, folders: Folders, folder: Folde
     """Each where it belongs, and what keeps one of them keeps none of the others."""
     drops = [taken(scene, folders, folder, b"%d.csv" % n) for n in range(3)]
     lost = replace(drops[1], id=make_id(AT + 5))
-    verdicts = [Verdict(drop=drop, place="done", log=f"{drop.id}\n") for drop in (drops[0], lost, drops[2])]
-    first, second, third = folders.file_all(verdicts)
+    wanted = [ToFile(drop=drop, verdict="done", log=f"{drop.id}\n") for drop in (drops[0], lost, drops[2])]
+    first, second, third = folders.file_all(wanted)
     assert isinstance(second, FolderError)
     for drop, path in ((drops[0], first), (drops[2], third)):
         assert isinstance(path, str)

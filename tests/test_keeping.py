@@ -159,7 +159,7 @@ def test_only_what_has_our_names_is_touched(scene: Scene) -> None:
     done = drops(scene)[b"good.csv"]
     place = scene.config.root / "done" / "acme"
     (day,) = place.iterdir()
-    keep = [day / "notes.txt", day / "x.csv", place / "old" / "x.csv"]
+    keep = [day / "notes.txt", day / "x.csv", day / f"x.{done.id}.csv\n", place / "old" / "x.csv"]
     keep += [place / date / f"x.{done.id}.csv" for date in ("2026-13-45", "0000-00-00", "9999-12-31")]
     for path in keep:
         path.parent.mkdir(exist_ok=True)
@@ -171,6 +171,7 @@ def test_only_what_has_our_names_is_touched(scene: Scene) -> None:
     assert (day / f"link.{done.id}.csv").is_symlink()
     assert sorted(path.name for path in day.iterdir() if path.is_file() and not path.is_symlink()) == [
         "notes.txt",
+        f"x.{done.id}.csv\n",
         "x.csv",
     ]
 

@@ -31,11 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from dropzone import places, readiness
+from dropzone import readiness
 from dropzone.drop import Drop, is_id
 from dropzone.errors import FolderError
 from dropzone.folders import filing, layout
-from dropzone.folders.filing import Verdict, clear, move
+from dropzone.folders.filing import ToFile, clear, move
 from dropzone.folders.inbox import Inbox, faults_of, opened_inbox, read_marker
 from dropzone.folders.system import (
     CREATE,
@@ -58,6 +58,7 @@ from dropzone.places import (
     ORIGINAL,
     PREPARED,
     REJECTS,
+    where_is,
     without_extension,
     work_of,
 )
@@ -437,19 +438,12 @@ class Folders:
 
     # ---------------------------------------------------------------------------------------------- file, return
 
-    def file(self, drop: Drop, verdict: str, log: str) -> str:
-        """File `drop` under `verdict` (``done`` or ``failed``) with its `log`; returns the path relative to the base.
+    def file_all(self, drops: Sequence[ToFile]) -> list[str | FolderError]:
+        """File each, with syncs that they share; returns for each its path relative to its base, or what is wrong.
 
         The log comes first, so that a file in done/ always has its log. May be cut off anywhere and run again.
         """
-        (found,) = self.file_all([Verdict(drop=drop, place=verdict, log=log)])
-        if isinstance(found, FolderError):
-            raise found
-        return found
-
-    def file_all(self, verdicts: Sequence[Verdict]) -> list[str | FolderError]:
-        """File several, which share their syncs; returns for each what `file` would return or raise."""
-        return filing.file_all(verdicts, self._step)
+        return filing.file_all(drops, self._step)
 
     def bring_back(self, drop: Drop) -> None:
         """Bring a drop that is tried again back from failed/ into work/ID; its old log goes, the ledger has it all.
@@ -487,16 +481,12 @@ class Folders:
             except FileNotFoundError:
                 return None
 
-    def where_is(self, drop: Drop) -> Path | None:
-        """Where the original of `drop` lies now, or None when it is in none of its places."""
-        return places.where_is(drop)
-
     def is_gone(self, drop: Drop) -> bool:
         """Whether the original of `drop` is in none of its places, and work/ is there to tell.
 
         Raises FolderError where work/ is away or cannot be read: that says nothing of the files on it.
         """
-        if self.where_is(drop) is not None:
+        if where_is(drop) is not None:
             return False
         with self._work(Path(drop.base)) as work, translated("look for", work_of(drop)):
             return look_at(work, f"{drop.id}/{ORIGINAL}".encode()) is None

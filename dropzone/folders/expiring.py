@@ -1,9 +1,7 @@
 """What is old in done/ and failed/, by the dates of its folders, and taking it away: the one place that deletes.
 
-    {base}/done|failed/FOLDER/2026-11-22/STEM.ID.csv  + STEM.ID.log  (+ STEM.ID.rejects.csv)
-
-Only what has a date's name, and in it only what has our form of names, is ever touched. A date folder is as old as its
-end: what was filed in its last second is kept as long as was promised.
+Only what has a date's name, and in it only what has our form of names (`places`), is ever touched. A date folder is as
+old as its end: what was filed in its last second is kept as long as was promised.
 """
 
 from __future__ import annotations
@@ -16,14 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Literal
 
 from dropzone.folders.system import look_at, opened_path, sync_path, translated
-
-Verdict = Literal["done", "failed"]
+from dropzone.places import Verdict, id_in
 
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_FILED = re.compile(rb"\.([0-9A-HJKMNP-TV-Z]{12})\.(csv|csv\.gz|rejects\.csv|log)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +59,8 @@ def _in(place: Path, verdict: Verdict, folder: str) -> Iterator[Old]:
     sizes: dict[str, int] = {}
     with translated("list", place), opened_path(place) as directory:
         for name in sorted(map(os.fsencode, os.listdir(directory))):
-            match, look = _FILED.search(name), look_at(directory, name)
-            if match and look is not None and stat.S_ISREG(look.mode):
-                id = match[1].decode()
+            id, look = id_in(os.fsdecode(name)), look_at(directory, name)
+            if id and look is not None and stat.S_ISREG(look.mode):
                 found.setdefault(id, []).append(name)
                 sizes[id] = sizes.get(id, 0) + look.size
     for id, names in sorted(found.items()):

@@ -27,26 +27,27 @@ from dropzone.folders.system import (
     sync_path,
     translated,
 )
-from dropzone.places import LOG, ORIGINAL, OURS, REJECTS, path_in, without_extension, work_of
+from dropzone.places import LOG, ORIGINAL, OURS, REJECTS, Verdict, path_in, without_extension, work_of
 from dropzone.values import value
 
 Step = Callable[[str], None]
 
 
 @value
-class Verdict:
-    """What became of `drop`: it is to lie in `place` (``done`` or ``failed``) with the text `log` beside it."""
+class ToFile:
+    """A drop that is to be filed by its `verdict`, with the text `log` beside it."""
 
     drop: Drop
-    place: str
+    verdict: Verdict
     log: str
 
 
 @dataclass(slots=True)
-class _Under:
+class _Moving:
     """One drop on its way: where it goes, and the open ends of the move."""
 
-    verdict: Verdict
+    drop: Drop
+    text: str  # of the log
     where: str  # the original's path relative to its base
     path: str
     directory: int = -1  # work/ID
@@ -68,26 +69,26 @@ class _Under:
         return not self.ended and self.fault is None
 
 
-def file_all(verdicts: Sequence[Verdict], step: Step) -> list[str | FolderError]:
+def file_all(drops: Sequence[ToFile], step: Step) -> list[str | FolderError]:
     """File each; returns for each its path relative to its base, or what is wrong.
 
     The log comes first, so that a file in done/ always has its log. May be cut off anywhere and run again.
     """
     with contextlib.ExitStack() as stack:
-        filing = _Filing(verdicts, step, stack)
+        filing = _Filing(drops, step, stack)
         filing.run()
         return [each.fault or each.where for each in filing.all]
 
 
 class _Filing:
-    def __init__(self, verdicts: Sequence[Verdict], step: Step, stack: contextlib.ExitStack) -> None:
+    def __init__(self, drops: Sequence[ToFile], step: Step, stack: contextlib.ExitStack) -> None:
         self._step = step
         self._stack = stack
         self._directories: dict[str, int] = {}
         self.all = []
-        for verdict in verdicts:
-            where = path_in(verdict.drop, verdict.place)
-            self.all.append(_Under(verdict, where, f"{verdict.drop.base}/{where}"))
+        for each in drops:
+            where = path_in(each.drop, each.verdict)
+            self.all.append(_Moving(each.drop, each.log, where, f"{each.drop.base}/{where}"))
 
     def run(self) -> None:
         self._each(self._open)
@@ -101,7 +102,7 @@ class _Filing:
         # If we die from here on, the rows are still open: this runs again and finds everything in place.
         self._each(self._clear)
 
-    def _each(self, do: Callable[[_Under], None]) -> None:
+    def _each(self, do: Callable[[_Moving], None]) -> None:
         for one in self.all:
             if one.goes_on:
                 try:
@@ -110,7 +111,7 @@ class _Filing:
                 except FolderError as fault:
                     one.fault = fault
 
-    def _sync(self, what: str, fds: Callable[[_Under], Iterable[int]]) -> None:
+    def _sync(self, what: str, fds: Callable[[_Moving], Iterable[int]]) -> None:
         """Make these descriptors of all that go on durable, each once."""
         going = [one for one in self.all if one.goes_on]
         wanted = list(dict.fromkeys(fd for one in going for fd in fds(one)))
@@ -124,10 +125,10 @@ class _Filing:
 
     # ------------------------------------------------------------------------------------------------ the steps
 
-    def _open(self, one: _Under) -> None:
+    def _open(self, one: _Moving) -> None:
         one.target = self._target(os.path.dirname(one.path))
         try:
-            one.directory = open_path(work_of(one.verdict.drop))
+            one.directory = open_path(work_of(one.drop))
         except FileNotFoundError:
             if look_at(one.target, os.fsencode(one.name)) is None:
                 raise
@@ -148,12 +149,12 @@ class _Filing:
             self._stack.callback(os.close, self._directories[path])
         return self._directories[path]
 
-    def _write_log(self, one: _Under) -> None:
+    def _write_log(self, one: _Moving) -> None:
         if look_at(one.target, os.fsencode(f"{one.stem}.log")) is not None:
             return
         with opened_file(LOG, CREATE, one.directory, "wb") as out:
             self._step("file: write log")
-            out.write(one.verdict.log.encode("utf-8", "backslashreplace"))
+            out.write(one.text.encode("utf-8", "backslashreplace"))
             out.flush()
             one.log = os.dup(out.fileno())
         self._stack.callback(os.close, one.log)
@@ -161,21 +162,21 @@ class _Filing:
     def _sync_logs(self) -> None:
         self._sync("file: sync log text", lambda one: (one.log,) if one.log >= 0 else ())
 
-    def _move_log(self, one: _Under) -> None:
+    def _move_log(self, one: _Moving) -> None:
         if one.log >= 0:
             self._step("file: move log")
             move(one.directory, LOG, one.target, f"{one.stem}.log")
         self._step("file: move rejects")
         move(one.directory, REJECTS, one.target, f"{one.stem}.rejects.csv")
 
-    def _move_original(self, one: _Under) -> None:
+    def _move_original(self, one: _Moving) -> None:
         self._step("file: move original")
         if not move(one.directory, ORIGINAL, one.target, one.name) and not look_at(one.target, os.fsencode(one.name)):
             raise FileNotFoundError(errno.ENOENT, "the file is neither in work/ nor where it should go")
 
-    def _clear(self, one: _Under) -> None:
+    def _clear(self, one: _Moving) -> None:
         self._step("file: clear work/ID")
-        clear(self._opened(f"{one.verdict.drop.base}/work"), one.verdict.drop.id, one.directory)
+        clear(self._opened(f"{one.drop.base}/work"), one.drop.id, one.directory)
 
 
 def move(source: int, name: str, target: int, new_name: str) -> bool:

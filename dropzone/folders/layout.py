@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from dropzone.errors import FolderError
 from dropzone.folders.inbox import Inbox, opened_inbox
 from dropzone.folders.system import mount_id, opened_path, translated
+from dropzone.places import VERDICTS
 
 if TYPE_CHECKING:  # the models are slow to load, and not every question is about settings
     from dropzone.config import Config, Folder
@@ -45,7 +46,7 @@ def lay_out(config: Config, *, inboxes: bool, occupied: Container[Path] = ()) ->
         if folder.base in occupied and not (folder.base / "work").is_dir():
             continue
         made += make(folder.base / "work", _WORK)
-        for verdict in ("done", "failed"):
+        for verdict in VERDICTS:
             made += make(folder.base / verdict / folder.name, _RESULTS)
         if inboxes and folder.path.is_relative_to(config.root):
             made += make(folder.path, _INBOX) or _put_right(folder.path, _INBOX)

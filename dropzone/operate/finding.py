@@ -8,7 +8,6 @@ That would be no ground for taking a file, because a clock may be set; to explai
 from __future__ import annotations
 
 import os
-import re
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -18,9 +17,8 @@ from dropzone.errors import FolderError, printable
 from dropzone.folders import Folders
 from dropzone.ledger import Reader
 from dropzone.operate.asking import Finding, Inbox, StandsAs
+from dropzone.places import VERDICTS, id_in
 from dropzone.readiness import Candidate, Look, Ready, Unfit, Unread, Verdict, Waiting, why_ignored
-
-_FILED = re.compile(r"\.([0-9A-Z]{12})\.(csv|csv\.gz|log|rejects\.csv)$")
 
 
 class Looker:
@@ -183,8 +181,7 @@ class Finder:
             if not place.is_relative_to(root):
                 continue
             kind, *rest = [*place.relative_to(root).parts, ""]
-            filed = _FILED.search(place.name)
-            id = rest[0] if kind == "work" and rest else filed[1] if filed and kind in ("done", "failed") else ""
+            id = rest[0] if kind == "work" and rest else id_in(place.name) if kind in VERDICTS else ""
             drop = self._ledger.find_drop(id) if self._ledger and is_id(id) else None
             if drop is not None:
                 return _taken(drop, place)

@@ -14,6 +14,7 @@ from dropzone.folders import Folders
 from dropzone.folders.probing import Mount, find_unreadable, mount_of, try_moves
 from dropzone.operate.acting import User
 from dropzone.operate.doctor.remarks import Remark, fault, note, of_error, ok, warning
+from dropzone.places import VERDICTS
 from dropzone.readiness import why_ignored
 
 _LEAST_FREE = 512 << 20  # bytes; below, a prepared copy of a large file may not fit any more
@@ -117,8 +118,8 @@ def _modes(subject: str, folder: Folder) -> Iterator[Remark]:
         yield warning(subject, what, f"chmod g+s {_shown(folder.path)}")
     if facts.st_mode & 0o002:
         yield warning(subject, "anybody on this machine may write into its inbox", f"chmod o-w {_shown(folder.path)}")
-    for kind in ("done", "failed"):
-        place = folder.base / kind
+    for verdict in VERDICTS:
+        place = folder.base / verdict
         if place.is_dir() and (place / folder.name).is_dir() and (place / folder.name).stat().st_mode & 0o007:
             what = (
                 f"anybody on this machine may look into {_shown(place / folder.name)}, and lists of addresses are there"
