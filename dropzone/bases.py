@@ -5,33 +5,33 @@ Knows that one which is away keeps no other waiting, and that a fault of the mac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from dropzone.adoption import Adoption
 from dropzone.alarms import Voice
+from dropzone.config import Config
 from dropzone.drop import Drop
 from dropzone.errors import FolderError
-from dropzone.intake import Intake
 
 
 class Bases:
     """The bases that were taken up: the folders with a work/ in them. All may raise the machine's FolderError."""
 
-    def __init__(self, intake: Intake, voice: Voice) -> None:
-        self._intake = intake
+    def __init__(self, adoption: Adoption, voice: Voice) -> None:
+        self._adoption = adoption
         self._voice = voice
         self._taken: set[Path] = set()
         self._away: set[Path] = set()  # they could not be taken up, and somebody was told of it
 
-    def take_up(self, wanted: Iterable[Path]) -> Iterator[tuple[list[Drop], bool]]:
-        """Take up those of `wanted` that were not yet: the drops that were adopted, and whether others were held.
+    def take_up(self, config: Config) -> Iterator[tuple[list[Drop], bool]]:
+        """Take up those of `config` that were not yet: the drops that were adopted, and whether others were held.
 
         One that is away is left out, and told once; whoever asks again takes it up when it is back.
         """
-        for base in sorted(set(wanted) - self._taken):
+        for base in sorted({folder.base for folder in config.folders.values()} - self._taken):
             try:
-                doubt = self._intake.doubt(base)  # first: what is taken up is marked as ours
-                drops = self._intake.take_up(base)
+                drops, doubt = self._adoption.take_up(base, config)
             except FolderError as fault:
                 self._leave(base, fault, told=base in self._away)
                 self._away.add(base)
@@ -44,11 +44,11 @@ class Bases:
             self._taken.add(base)
             self._away.discard(base)
 
-    def adopt(self) -> None:
+    def adopt(self, config: Config) -> None:
         """Give rows to files in any work/ that a fault of the machine left without."""
         for base in sorted(self._taken):
             try:
-                self._intake.adopt(base, trusted=True)
+                self._adoption.adopt(base, config, trusted=True)
             except FolderError as fault:
                 self._leave(base, fault, told=False)
 
@@ -56,7 +56,7 @@ class Bases:
         """Write down in each how far the ledger is, so that a copy that is older than that will be noticed."""
         for base in sorted(self._taken):
             try:
-                self._intake.mark(base)
+                self._adoption.mark(base)
             except FolderError as fault:
                 self._leave(base, fault, told=True)
 

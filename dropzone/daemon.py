@@ -80,6 +80,7 @@ class Daemon:
         *,
         folders: Folders,
         ledger: Ledger,
+        bases: Bases,
         intake: Intake,
         pipeline: Pipeline,
         gates: Gates,
@@ -100,7 +101,7 @@ class Daemon:
         self._now = now
         self._monotonic = monotonic
         self._inboxes: dict[Path, str] = {}
-        self._bases = Bases(intake, voice)
+        self._bases = bases
         self._lanes = Lanes()
         self._filing = Lanes()  # what has its verdict: each in a lane of its own, for nobody need wait for it
         self._pool = Pool(POOL, "lane")
@@ -273,7 +274,7 @@ class Daemon:
 
     def _take_up(self) -> None:
         """Take up the work folders of the configuration that were not yet."""
-        for drops, doubted in self._bases.take_up(folder.base for folder in self._config.folders.values()):
+        for drops, doubted in self._bases.take_up(self._config):
             self._enqueue(drops)
             if doubted:
                 self._fill_in()
@@ -314,7 +315,7 @@ class Daemon:
     def _recover(self) -> None:
         """Take up what a fault of the machine cut off: files in work/ without rows, rows that no lane knows."""
         self._take_up()
-        self._bases.adopt()
+        self._bases.adopt(self._config)
         self._fill_lanes()
         self._cut_off = False
 

@@ -22,9 +22,9 @@ from typing import Self
 
 from dropzone import policy
 from dropzone.config import Config, Folder
-from dropzone.drop import FORGOTTEN, Claimed, Drop, Event, Lost, State, make_id, time_of
+from dropzone.drop import Drop, Event, make_id, time_of
 from dropzone.errors import FolderError, printable
-from dropzone.folders import Claim, Folders, Mark, Wanted
+from dropzone.folders import Claim, Folders, Wanted
 from dropzone.folders.inbox import Inbox, Listing
 from dropzone.ledger import Ledger
 from dropzone.readiness import (
@@ -52,8 +52,6 @@ LEFTOVER_S = 86_400.0  # a temporary name that is older is worth a word: nobody 
 AT_HAND = 16  # inboxes kept open during one tick
 CONFIRM_S = 1.0  # two listings so far apart, and the same change time at both: nothing can have come unseen
 
-_GONE = "the ledger that knew this file is gone, so nobody can say whether it was sent"
-_NEVER = 1 << 62  # more events than any ledger will have
 _WHOLE = b""  # stands for the inbox itself among the names in it
 _LEFTOVERS = b"/"  # stands for all its left-over temporary files; no name has a slash
 
@@ -181,7 +179,7 @@ class Intake:
 
         Returns the new drops, in the order in which the files became ready. Raises FolderError or LedgerError
         only where the machine is at fault; then some may have been taken over already: with a row (ask the ledger) or
-        still without one (`adopt`).
+        still without one (see `adoption`).
         """
         now = self._monotonic()
         for memory in self._inboxes.values():
@@ -203,84 +201,6 @@ class Intake:
                     self._look_again(memory, name, Waiting(now + 1.0, why, settling=True))
                     ready.append((memory, Wanted(id=self._make_id(), name=name, seen=seen)))
         return self._claim(ready)
-
-    def doubt(self, base: Path) -> str:
-        """Why the ledger is not to be believed on what lies in work/, or an empty string."""
-        mark = self._folders.read_mark(base)
-        if mark.ledger and mark.ledger != self._ledger.id:
-            return "the ledger is not the one that knew this work folder"
-        if mark.written > self._ledger.written:
-            return "the ledger is an older copy of the one that knew this work folder"
-        return ""
-
-    def take_up(self, base: Path) -> list[Drop]:
-        """Adopt what lies in work/ without a row, and mark work/ as this ledger's; the adopted drops.
-
-        An older copy of the ledger does not know what was sent since it was made: then all that it has as unfinished
-        is held as well.
-        """
-        mark = self._folders.read_mark(base)
-        older = mark.ledger == self._ledger.id and mark.written > self._ledger.written
-        if older:
-            # What is written down now must not let the next start take it for the right one, should we die before
-            # the last of them is held.
-            self._folders.write_mark(base, Mark(ledger=mark.ledger, written=_NEVER))
-        drops = self.adopt(base, trusted=mark.ledger == self._ledger.id and not older)
-        if older:
-            self._hold_unfinished(base)
-        # Only now: if we died before, the next start must still see that the ledger is another one.
-        self.mark(base)
-        return drops
-
-    def mark(self, base: Path) -> None:
-        """Write down in work/ how far the ledger is, where that is not written there already."""
-        wanted = Mark(ledger=self._ledger.id, written=self._ledger.written)
-        if self._folders.read_mark(base) != wanted:
-            self._folders.write_mark(base, wanted)
-
-    def adopt(self, base: Path, *, trusted: bool) -> list[Drop]:
-        """Give rows to files in work/ that have none: we died between the rename and the row.
-
-        Where the ledger is not the one that knew this work/ (`trusted` is False: lost, or restored from elsewhere),
-        what was promised about them is not known either: they are held. So is a file that was checked already: its row
-        came before that, so it was lost, as by an older copy of the ledger put in its place.
-        """
-        rows: list[tuple[str, Event]] = []
-        known = lambda id: self._ledger.find_drop(id) is not None  # noqa: E731
-        for claim in self._folders.orphans(base, known, self._folder_of):
-            folder = self._folder_of(claim.folder)
-            if folder is None:
-                why = f"it lies in {base / 'work' / claim.id}, but no folder {claim.folder!r} is configured any more"
-                self._left_alone(claim.folder, claim.name, why)
-                continue
-            rows.append(_row(folder, claim, adopted=True))
-            if not trusted or claim.touched:
-                rows.append((claim.id, policy.held(folder, FORGOTTEN, _GONE)))
-        # All in one commit: had we died between the two, the next start would take the file for one that is new.
-        return list({drop.id: drop for drop in self._enter(rows)}.values()) if rows else []
-
-    # ---------------------------------------------------------------------------------------------------- adopting
-
-    def _folder_of(self, name: str) -> Folder | None:
-        memory = self._inboxes.get(name)
-        return memory.folder if memory else None
-
-    def _hold_unfinished(self, base: Path) -> None:
-        why = "an older copy of the ledger was put in its place, so nobody can say whether this file was sent since"
-        for drop in self._ledger.find_drops(states=[State.QUEUED, State.SENDING, State.UNKNOWN, State.HELD]):
-            # What a guard holds may have been released since; what it holds as unsure says so already.
-            if Path(drop.base) == base and not (drop.state is State.HELD and drop.guard in policy.UNSURE):
-                if drop.state is State.SENDING:
-                    self._commit(drop, Lost(cause=why, sent=None))
-                self._hold(drop, why)
-
-    def _hold(self, drop: Drop, why: str) -> Drop:
-        return self._commit(drop, policy.held(policy.settings_of(drop), FORGOTTEN, why))
-
-    def _commit(self, drop: Drop, event: Event) -> Drop:
-        drop = self._ledger.commit(drop.id, event, at=self._now())
-        self._announce(drop, event)
-        return drop
 
     # ---------------------------------------------------------------------------------------------------- scanning
 
@@ -446,7 +366,11 @@ class Intake:
             mine = [wanted for other, wanted in ready if other is memory]
             claims |= {claim.id: claim for claim in self._rename(memory, mine, faults)}
         # If we die here: the files are in work/ without rows; the next start adopts them.
-        rows = [_row(memory.folder, claims[wanted.id]) for memory, wanted in ready if wanted.id in claims]
+        rows = [
+            (claim.id, policy.claimed(memory.folder, claim.name, claim.size, base=claim.base))
+            for memory, wanted in ready
+            if (claim := claims.get(wanted.id))
+        ]
         drops = self._enter(rows) if rows else []
         for memory, wanted in ready:
             if wanted.id in claims:
@@ -543,17 +467,3 @@ class _AtHand:
 
 def _is_settling(verdict: Waiting | Unfit | None) -> bool:
     return isinstance(verdict, Waiting) and verdict.settling
-
-
-def _row(folder: Folder, claim: Claim, *, adopted: bool = False) -> tuple[str, Event]:
-    return claim.id, Claimed(
-        folder=folder.name,
-        name=claim.name,
-        account=folder.account,
-        segment_id=folder.segment_id,
-        lane=folder.lane,
-        base=str(claim.base),
-        settings=folder.settings_json(),
-        size=claim.size,
-        adopted=adopted,
-    )

@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dropzone.drop import (
     FORGOTTEN,
     POLICY,
     Attempted,
+    Claimed,
     Drop,
     Entry,
     Lost,
@@ -59,6 +61,21 @@ def _parse(settings: str) -> Folder:
 def settings_of(drop: Drop) -> Folder:
     """The folder's settings as they were when the drop was claimed, whatever the configuration says today."""
     return _parse(drop.settings)
+
+
+def claimed(folder: Folder, name: bytes, size: int, *, base: Path, adopted: bool = False) -> Claimed:
+    """A file of the folder is ours, and keeps the settings that the folder has now."""
+    return Claimed(
+        folder=folder.name,
+        name=name,
+        account=folder.account,
+        segment_id=folder.segment_id,
+        lane=folder.lane,
+        base=str(base),
+        settings=folder.settings_json(),
+        size=size,
+        adopted=adopted,
+    )
 
 
 @value

@@ -439,8 +439,10 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
 
     Raises LockedError, LedgerError and FolderError; on leaving, everything is closed.
     """
+    from dropzone.adoption import Adoption
     from dropzone.alarms import Alarms
     from dropzone.answering import Answering
+    from dropzone.bases import Bases
     from dropzone.control import Control
     from dropzone.daemon import Daemon, obey_signals
     from dropzone.folders import Folders
@@ -498,10 +500,18 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             attend=watch.attend,
             aside=aside.do,
         )
+        adoption = Adoption(
+            folders=folders,
+            ledger=ledger,
+            now=time.time,
+            left_alone=journal.left_alone,
+            announce=pipeline.announce,
+        )
         daemon = Daemon(
             config,
             folders=folders,
             ledger=ledger,
+            bases=Bases(adoption, journal),
             intake=intake,
             pipeline=pipeline,
             gates=gates,

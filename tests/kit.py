@@ -13,7 +13,9 @@ from typing import Any
 
 from scene import Scene, Step, make_scene, no_step
 
+from dropzone.adoption import Adoption
 from dropzone.alarms import Alarms
+from dropzone.bases import Bases
 from dropzone.config import Config
 from dropzone.daemon import Daemon
 from dropzone.drop import Drop, Event, State
@@ -54,6 +56,7 @@ class Kit:
         self.intake = Intake(
             folders=folders, ledger=self.ledger, now=wall, monotonic=monotonic, left_alone=journal.left_alone
         )
+        adoption = Adoption(folders=folders, ledger=self.ledger, now=wall, left_alone=journal.left_alone)
         gates = Gates(scene.config.concurrency, now=wall, monotonic=monotonic)
         board = Board(monotonic=monotonic)
         pipeline = Pipeline(
@@ -75,6 +78,7 @@ class Kit:
             scene.config,
             folders=folders,
             ledger=self.ledger,
+            bases=Bases(adoption, journal),
             intake=self.intake,
             pipeline=pipeline,
             gates=gates,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dropzone import config as configuration
+from dropzone.adoption import Adoption
 from dropzone.config import Config, Folder
 from dropzone.drop import FINISHED, Accepted, Deferred, Drop, Event, Lost, Refused, State
 from dropzone.folders import Folders
@@ -108,6 +109,12 @@ class Turn:
             monotonic=lambda: clock.monotonic,
             left_alone=lambda *what: self.left_alone.append(what),
         )
+        self.adoption = Adoption(
+            folders=self.folders,
+            ledger=self.ledger,
+            now=lambda: clock.wall,
+            left_alone=lambda *what: self.left_alone.append(what),
+        )
         self.gates = Gates(4, now=lambda: clock.wall, monotonic=lambda: clock.monotonic)
         self.board = Board(monotonic=lambda: clock.monotonic)
         self.pipeline = Pipeline(
@@ -140,7 +147,7 @@ class Turn:
         for name in self.scene.config.accounts:
             self.gates.note(name, self.ledger.account_facts(name))
         for base in sorted({folder.base for folder in self.scene.config.folders.values()}):
-            self.intake.take_up(base)
+            self.adoption.take_up(base, self.scene.config)
 
     def take(self) -> list[Drop]:
         """Let every file that is there become quiet, and take over what is ready."""

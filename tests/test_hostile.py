@@ -488,7 +488,7 @@ def test_a_full_disk_takes_nothing_and_loses_nothing(
         assert turn.left_alone == []
         for path in filler:
             path.unlink(missing_ok=True)
-        turn.intake.adopt(scene.config.root, trusted=True)
+        turn.adoption.adopt(scene.config.root, scene.config, trusted=True)
         turn.take()
         turn.send()
         assert [drop.state for drop in turn.ledger.find_drops()] == [State.DONE]

@@ -44,6 +44,7 @@ RANKS = {
     "watch": 3,
     "telemetry": 3,
     "notify": 3,
+    "adoption": 4,
     "keeping": 4,
     "lanes": 4,
     "gates": 4,

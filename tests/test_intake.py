@@ -15,8 +15,9 @@ import pytest
 from scene import Scene, Turn, make_scene
 
 from dropzone import config as configuration
+from dropzone.adoption import Adoption
 from dropzone.config import Config, Folder
-from dropzone.drop import Claimed, Drop, State, make_id
+from dropzone.drop import Claimed, Drop, Event, State, make_id
 from dropzone.errors import FolderError, LedgerError
 from dropzone.folders import Folders, Mark, Wanted
 from dropzone.intake import BATCH, Intake
@@ -282,11 +283,14 @@ class Slow:
             ledger=turn.ledger,
             now=lambda: clock.wall,
             monotonic=lambda: clock.monotonic,
-            announce=lambda drop, event: self.announced.append((drop.state.value, type(event).__name__)),
+            announce=self.announce,
             aside=self.work.append,
         )
         self.intake.configure(turn.scene.config)
         self.intake.tick()
+
+    def announce(self, drop: Drop, event: Event) -> None:
+        self.announced.append((drop.state.value, type(event).__name__))
 
 
 def put_large(turn: Turn, name: str, *, more: int = 0) -> None:
@@ -363,8 +367,11 @@ def test_every_committed_event_is_announced(turn: Turn) -> None:
     slow.intake.hear("acme", b"a.csv")
     turn.scene.clock.move(2.0)
     assert names(slow.intake.tick()) == ["a.csv"]
+    adoption = Adoption(
+        folders=turn.folders, ledger=turn.ledger, now=lambda: turn.scene.clock.wall, announce=slow.announce
+    )
     orphan(turn.scene, "b.csv")
-    slow.intake.adopt(turn.scene.config.root, trusted=False)
+    adoption.adopt(turn.scene.config.root, turn.scene.config, trusted=False)
     assert slow.announced == [("queued", "Claimed"), ("queued", "Claimed"), ("held", "Withheld")]
 
 
@@ -802,7 +809,7 @@ def test_a_ledger_that_refuses_the_row_loses_no_file(scene: Scene) -> None:
             turn.intake.tick()
         assert in_inbox(scene) == []
         assert turn.ledger.find_drops() == []
-        assert names(turn.intake.adopt(scene.config.root, trusted=True)) == ["a.csv"]
+        assert names(turn.adoption.adopt(scene.config.root, scene.config, trusted=True)) == ["a.csv"]
         assert after(turn, 60.0) == []
 
 
@@ -815,7 +822,7 @@ def test_what_is_adopted_keeps_the_order_in_which_it_was_ready(scene: Scene) -> 
             scene.put(name, ROWS)
         with pytest.raises(LedgerError):
             turn.take()
-        assert names(turn.intake.adopt(scene.config.root, trusted=True)) == wanted
+        assert names(turn.adoption.adopt(scene.config.root, scene.config, trusted=True)) == wanted
 
 
 def test_a_sync_that_fails_loses_no_file(scene: Scene) -> None:
@@ -826,7 +833,7 @@ def test_a_sync_that_fails_loses_no_file(scene: Scene) -> None:
         turn.scene.clock.move(2.0)
         with pytest.raises(FolderError):
             turn.intake.tick()
-        assert names(turn.intake.adopt(scene.config.root, trusted=True)) == ["a.csv"]
+        assert names(turn.adoption.adopt(scene.config.root, scene.config, trusted=True)) == ["a.csv"]
 
 
 @contextlib.contextmanager
@@ -902,7 +909,7 @@ def test_an_orphan_gets_its_row(scene: Scene) -> None:
         (entry,) = turn.ledger.history(ids[0])
         assert isinstance(entry.event, Claimed)
         assert entry.event.adopted
-        assert turn.intake.adopt(scene.config.root, trusted=True) == []
+        assert turn.adoption.adopt(scene.config.root, scene.config, trusted=True) == []
 
 
 def test_an_orphan_of_another_ledger_is_held(scene: Scene) -> None:

@@ -173,6 +173,14 @@ class Mark:
     ledger: str = ""
     written: int = 0
 
+    def is_of_another(self, ledger: str) -> bool:
+        """Whether some ledger knew it, and not this one."""
+        return self.ledger not in ("", ledger)
+
+    def is_ahead_of(self, ledger: str, written: int) -> bool:
+        """Whether this ledger knew it, and was further then than it is now."""
+        return self.ledger == ledger and self.written > written
+
 
 class Folders:
     """All that happens on disk to drops. Thread-safe: one drop is only ever in one thread's hands."""

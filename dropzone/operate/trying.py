@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from dropzone import policy
-from dropzone.drop import Claimed, Drop, Report, Skipped, apply, make_id
+from dropzone.drop import Drop, Report, Skipped, apply, make_id
 from dropzone.errors import OperatorError, printable
 from dropzone.ledger import Reader
 from dropzone.operate.asking import Finding, Inbox, check_folder
@@ -190,16 +190,7 @@ def _read_through(folder: Folder, finding: Finding, ledger: Reader | None, now: 
 
 def _pretend(folder: Folder, finding: Finding, now: float) -> Drop:
     """The drop that the file would be if it were taken over now."""
-    claimed = Claimed(
-        folder=folder.name,
-        name=os.fsencode(finding.path.name),
-        account=folder.account,
-        segment_id=folder.segment_id,
-        lane=folder.lane,
-        base=str(folder.base),
-        settings=folder.settings_json(),
-        size=finding.size or 0,
-    )
+    claimed = policy.claimed(folder, os.fsencode(finding.path.name), finding.size or 0, base=folder.base)
     return apply(None, claimed, id=make_id(now), at=now)
 
 

@@ -93,8 +93,9 @@ def examine_ledger(config: Config, ledger: Reader | LedgerError | None) -> Itera
             mark = folders.read_mark(base)
         except FolderError:
             continue  # told with the folder
-        if (mark.ledger and mark.ledger != ledger.id) or mark.written > ledger.written:
-            whose = "another ledger" if mark.ledger != ledger.id else "a newer state of this ledger"
+        another = mark.is_of_another(ledger.id)
+        if another or mark.is_ahead_of(ledger.id, ledger.written):
+            whose = "another ledger" if another else "a newer state of this ledger"
             what = f"{base / 'work'} belongs to {whose}: what lies there is held as 'no record'"
             yield fault(
                 "ledger", what, "put the right ledger back into state_dir, or look: dropzone queue --state held"
