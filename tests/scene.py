@@ -21,11 +21,11 @@ from dropzone.folders import Folders
 from dropzone.gates import Gates
 from dropzone.intake import Intake
 from dropzone.ledger.sqlite import SQLiteLedger
+from dropzone.opening import lay_out
 from dropzone.optipub import OptiPub, Upload
 from dropzone.pipeline import Pipeline
 from dropzone.places import where_is
 from dropzone.progress import Board
-from dropzone.wiring import lay_out
 
 KEY = "test-key-0123456789"
 Step = Callable[[str], None]

@@ -25,8 +25,8 @@ from server import Server
 from soak import FACTOR
 
 from dropzone.drop import Accepted, Drop, Lost, Released, Retried, State
+from dropzone.opening import lay_out
 from dropzone.optipub import OptiPub
-from dropzone.wiring import lay_out
 
 GOOD = b"email,varr_a\nann@example.com,Ann\nbob@example.com,Bob\n"
 BAD = b"email,varr_a\nann.example.com,Ann\n"

@@ -28,12 +28,12 @@ from dropzone.errors import FolderError, LockedError, OperatorError
 from dropzone.folders import Folders, Mark, Wanted
 from dropzone.ledger import Pause
 from dropzone.ledger.sqlite import SQLiteLedger
+from dropzone.opening import lay_out
 from dropzone.pipeline import AWAY_S
 from dropzone.readiness import Seen
 from dropzone.sandbox import Sandbox
 from dropzone.service import notify, reloading, state_lock
 from dropzone.telemetry import Journal
-from dropzone.wiring import lay_out
 
 ROWS = b"email\nann@example.com\n"
 TWO = "acme: {segment_id: 1, mode: lead}\nglobex: {segment_id: 2, mode: lead}"

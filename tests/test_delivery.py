@@ -19,8 +19,8 @@ from dropzone import config as configuration
 from dropzone import operate
 from dropzone.account import BREAKER, Condition
 from dropzone.drop import Accepted, Attempted, Drop, State, Withheld
+from dropzone.opening import lay_out
 from dropzone.sandbox import Sandbox
-from dropzone.wiring import lay_out
 
 ROWS = b"email\nann@example.com\n"
 SUBSCRIBE = "mode: subscribe, source_campaign: 90, source_partner: 9"

@@ -20,7 +20,7 @@ from scene import KEY, Scene, make_scene
 from unprivileged import as_nobody
 from wire import Peer, Server, reading_the_head
 
-from dropzone import __version__, wiring
+from dropzone import __version__, opening
 from dropzone import config as configuration
 from dropzone.config import Account, Secret, Timeouts
 from dropzone.errors import DropzoneError, FolderError, LedgerError
@@ -229,7 +229,7 @@ def test_a_clock_behind_the_ledger_is_a_fault(scene: Scene) -> None:
     with scene.turn() as turn:
         turn.start()
         turn.take()
-    with wiring.find_ledger(scene.config) as ledger:
+    with opening.find_ledger(scene.config) as ledger:
         found = examine(patient(scene, ledger=ledger), now=scene.clock.wall - 3600, online=False)
         (clock,) = [remark for remark in found if remark.subject == "clock"]
         assert clock.severity is Severity.FAULT
@@ -245,14 +245,14 @@ def test_a_ledger_that_is_damaged_another_one_or_without_its_files_is_told(scene
         turn.start()
         (drop,) = turn.take()
         assert drop.state == "queued"
-    with wiring.find_ledger(scene.config) as ledger:
+    with opening.find_ledger(scene.config) as ledger:
         assert about(faults(patient(scene, ledger=ledger)), "ledger") == []
         (scene.config.root / "work" / ".ledger").write_text("another\n")
         assert "belongs to another ledger" in about(faults(patient(scene, ledger=ledger)), "ledger")[0].what
         (scene.config.root / "work" / drop.id / "original").unlink()
         assert f"dropzone discard {drop.id}" in about(faults(patient(scene, ledger=ledger)), "ledger")[1].mend
     damage(scene.config.state_dir / "ledger.db")
-    with wiring.find_ledger(scene.config) as ledger, contextlib.suppress(LedgerError):
+    with opening.find_ledger(scene.config) as ledger, contextlib.suppress(LedgerError):
         assert "damaged" in about(faults(patient(scene, ledger=ledger)), "ledger")[0].what
 
 

@@ -58,6 +58,8 @@ RANKS = {
     "answering": 8,
     "sandbox": 7,
     "web": 7,
+    "opening": 7,
+    "client": 8,
     "wiring": 9,
     "cli": 10,
     "__main__": 11,
@@ -85,7 +87,10 @@ OWNERS = {
 }
 
 # What a reading command imports, and what it must not wait for: a quarter of a second is all it has.
-READERS = ("drop", "config", "sheet", "receipt", "readiness", "places", "folders", "ledger", "operate", "cli")
+READERS = (
+    *("drop", "config", "sheet", "receipt", "readiness", "places", "folders", "ledger", "operate", "opening", "client"),
+    "cli",
+)
 SLOW = {"httpx", "watchdog", "structlog", "numpy"}
 
 # Words that say nothing about dropzone. The design has one word for each thing that it is about.

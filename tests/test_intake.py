@@ -21,8 +21,8 @@ from dropzone.drop import Claimed, Drop, Event, State, make_id
 from dropzone.errors import FolderError, LedgerError
 from dropzone.folders import Folders, Mark, Wanted
 from dropzone.intake import BATCH, Intake
+from dropzone.opening import lay_out
 from dropzone.readiness import SYNC_ASIDE, Seen
-from dropzone.wiring import lay_out
 
 ROWS = b"email\nann@example.com\n"
 TWO = """\

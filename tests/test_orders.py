@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from console import command, on_terminal
 from scene import KEY, Scene, make_scene
 
-from dropzone import control, operate, wiring
+from dropzone import client, control, operate
 from dropzone.cli import cli
 from dropzone.drop import Drop, Entry, Released, Retried, State, Withheld
 from dropzone.errors import FolderError, OperatorError
@@ -129,9 +129,9 @@ def test_many_orders_without_a_daemon_are_carried_out_some_at_a_time(
             scene.put(f"{number}.csv", GOOD)
             turn.take()
         first, second, *others = [drop.id for drop in turn.ledger.find_drops()]
-    monkeypatch.setattr(wiring, "_AT_ONCE", 2)
+    monkeypatch.setattr(client, "_AT_ONCE", 2)
     told = []
-    for answer in wiring.order(scene.config, "discard", [second, first, second, *others], "no more"):
+    for answer in client.order(scene.config, "discard", [second, first, second, *others], "no more"):
         told.append(answer.id if isinstance(answer, Drop) else "refused")
         with state_lock(scene.config.state_dir):  # a daemon could start while somebody reads our answer
             pass
@@ -272,7 +272,7 @@ def test_a_running_daemon_carries_orders_out(scene: Scene, sandbox: Sandbox, dae
     assert run(scene, "accept", id) == (0, f"{id} acme: accepted\n")
     assert getpass.getuser() in str(wait_for(daemon, "accepted")["event"])
     assert str(wait_for(daemon, "filed as done/")["drop"]) == id
-    (result,) = wiring.order(scene.config, "accept", [id], "")
+    (result,) = client.order(scene.config, "accept", [id], "")
     assert isinstance(result, OperatorError)
 
 

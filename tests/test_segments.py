@@ -15,7 +15,7 @@ from console import ask, command
 from scene import KEY, Scene, make_scene
 from wire import Peer, Server, reading_it_all
 
-from dropzone import wiring
+from dropzone import opening
 from dropzone.errors import OperatorError
 from dropzone.ledger import SegmentNote
 from dropzone.ledger.sqlite import SQLiteLedger
@@ -202,7 +202,7 @@ def test_a_folder_is_fed_once_its_segment_exists(scene: Scene, sandbox: Sandbox)
     """Before: nothing is taken over there, and that is said. After: like any other, with the id from the ledger."""
     path = scene.config.root / "inbox" / "leads"
     path.mkdir()
-    assert set(wiring.load(scene.at / "dropzone.yaml").unmade) == {"leads", "dnm"}
+    assert set(opening.load(scene.at / "dropzone.yaml").unmade) == {"leads", "dnm"}
     done = subprocess.run(command(scene, "run", "--once"), capture_output=True, check=False)
     assert b"dropzone segment create --folder leads" in done.stderr
     mends = [json.loads(line)["mend"] for line in ask(scene, "doctor", "--json")[1].splitlines()]
@@ -210,7 +210,7 @@ def test_a_folder_is_fed_once_its_segment_exists(scene: Scene, sandbox: Sandbox)
     code, out, _ = ask(scene, *CREATE, "--folder", "leads")
     assert code == 0
     assert "Folder leads is to feed it. Type: dropzone init && systemctl reload dropzone" in out
-    loaded = wiring.load(scene.at / "dropzone.yaml")
+    loaded = opening.load(scene.at / "dropzone.yaml")
     assert loaded.folders["leads"].segment_id == 200001
     assert set(loaded.unmade) == {"dnm"}
     (path / "a.csv").write_bytes(ROWS)

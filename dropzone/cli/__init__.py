@@ -1,4 +1,4 @@
-"""The command line: words, exit codes, and nothing else. What commands do is in `operate`, `daemon` and `wiring`.
+"""The command line: words, exit codes, and nothing else. What commands do is in `client`, `operate` and `daemon`.
 
 Somebody waits for each answer, and most of the wait is for modules to load; so of the commands' own only that one is
 loaded whose command was typed.

@@ -35,7 +35,8 @@ def status(ctx: click.Context, watch: bool, every: float, as_json: bool) -> None
       dropzone status
       dropzone status --watch
     """
-    from dropzone.wiring import ask_health, open_ledger
+    from dropzone.client import ask_health
+    from dropzone.opening import open_ledger
 
     seen = ctx.obj.glance()
     with closing(open_ledger(seen)) as ledger:
@@ -84,7 +85,8 @@ def queue(
       dropzone queue --ages
       dropzone queue --json | jq -r .id
     """
-    from dropzone.wiring import ask_health, open_ledger
+    from dropzone.client import ask_health
+    from dropzone.opening import open_ledger
 
     seen = ctx.obj.glance()
     if folder is not None:
@@ -128,7 +130,8 @@ def show(ctx: click.Context, id: str, watch: bool, every: float, as_json: bool) 
       dropzone show 2N23520SJ9AH
       dropzone show J9AH --watch
     """
-    from dropzone.wiring import ask_health, open_ledger
+    from dropzone.client import ask_health
+    from dropzone.opening import open_ledger
 
     seen = ctx.obj.glance()
     with closing(open_ledger(seen)) as ledger:
@@ -161,9 +164,9 @@ def why(ctx: click.Context, paths: tuple[Path, ...], as_json: bool) -> None:
     Example:
       dropzone why /srv/dropzone/inbox/acme-signups/signups.csv
     """
-    from dropzone import wiring
+    from dropzone import client
 
-    findings, health = wiring.why(ctx.obj.path, [_absolute(path) for path in paths])
+    findings, health = client.why(ctx.obj.path, [_absolute(path) for path in paths])
     if as_json:
         render.json_lines(map(render.finding_member, findings))
         return
@@ -199,8 +202,9 @@ def plan(ctx: click.Context, folder: str | None, as_json: bool) -> None:
       dropzone plan
       dropzone plan --folder acme-signups
     """
+    from dropzone.client import inboxes
+    from dropzone.opening import find_ledger
     from dropzone.operate import trying
-    from dropzone.wiring import find_ledger, inboxes
 
     trouble = False
     with find_ledger(ctx.obj.glance()) as ledger:

@@ -34,8 +34,9 @@ def doctor(ctx: click.Context, online: bool, as_json: bool) -> None:
     Example:
       dropzone -c /etc/dropzone/dropzone.yaml doctor --online
     """
+    from dropzone.client import ask_health
+    from dropzone.opening import find_ledger, followed
     from dropzone.operate.doctor import Patient, Severity, examine
-    from dropzone.wiring import ask_health, find_ledger, followed
 
     loaded, _ = ctx.obj.load_anyway()  # what is wrong with the ledger is told among the rest
     config = followed(loaded)
@@ -99,7 +100,7 @@ def prune(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
     Example:
       dropzone prune --dry-run
     """
-    from dropzone import wiring
+    from dropzone import client
     from dropzone.keeping import find_expired
 
     config = ctx.obj.load_followed()
@@ -110,7 +111,7 @@ def prune(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
         else:
             render.say(_old_lines(found, dry_run=dry_run))
     if found and not dry_run:
-        wiring.prune(config)
+        client.prune(config)
     ctx.exit(Exit.DONE)
 
 

@@ -70,7 +70,7 @@ def complete_id(order: str = "") -> Completer:
     def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        from dropzone.wiring import open_ledger
+        from dropzone.opening import open_ledger
 
         wanted = incomplete.upper()
         try:

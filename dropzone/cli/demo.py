@@ -28,8 +28,8 @@ from dropzone.cli import render
 from dropzone.cli.text import colour
 from dropzone.config import Config
 from dropzone.drop import FINISHED, Drop, State
+from dropzone.opening import lay_out, open_ledger
 from dropzone.sandbox import Import, Sandbox
-from dropzone.wiring import lay_out, open_ledger
 
 _PATIENCE_S = 9.0
 

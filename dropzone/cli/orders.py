@@ -49,12 +49,12 @@ def _order(what: str) -> click.Command:
     @click.option("--yes", is_flag=True, help="Do not ask back for ALL.")
     @click.pass_context
     def command(ctx: click.Context, *, ids: tuple[str, ...], why: str, yes: bool, anew: bool = False) -> None:
-        from dropzone import wiring
+        from dropzone import client
 
         seen = ctx.obj.glance()
         refused = 0
         config = ctx.obj.load_followed() if anew else None
-        for result in wiring.order(seen, what, _choose(seen, what, ids, yes=yes), why, anew=config):
+        for result in client.order(seen, what, _choose(seen, what, ids, yes=yes), why, anew=config):
             refused += isinstance(result, OperatorError)
             with suppress(OSError):  # whoever reads this may have seen enough; the other orders are given all the same
                 if isinstance(result, OperatorError):
@@ -74,7 +74,7 @@ hold, release, retry, accept, discard = map(_order, _ORDERS)
 
 def _choose(seen: Glance, what: str, ids: tuple[str, ...], *, yes: bool) -> list[str]:
     """The full IDs of the drops that the command line means. Raises OperatorError, before anything is ordered."""
-    from dropzone.wiring import open_ledger
+    from dropzone.opening import open_ledger
 
     with closing(open_ledger(seen)) as ledger:
         if ids == ("ALL",):
@@ -142,11 +142,11 @@ def resume(ctx: click.Context, names: tuple[str, ...]) -> None:
 
 
 def _switch(seen: Glance, what: str, names: tuple[str, ...], why: str) -> None:
-    from dropzone import wiring
+    from dropzone import client
 
     for name in names:
         operate.find_place(seen, name)  # all of them are known before the first is changed
     for name in names:
-        kind, found = wiring.switch(seen, what, name, why)
+        kind, found = client.switch(seen, what, name, why)
         with suppress(OSError):  # as above: the others are paused whether anybody reads this or not
             click.echo(f"{kind} {found}: {what}d")

@@ -19,8 +19,9 @@ def run(ctx: click.Context, once: bool) -> None:
       dropzone -c /etc/dropzone/dropzone.yaml run
       dropzone run --once || mail -s "dropzone: look" ops@example.com </dev/null
     """
+    from dropzone.opening import load
     from dropzone.telemetry import Journal
-    from dropzone.wiring import load, running
+    from dropzone.wiring import running
 
     path = ctx.obj.path
     with running(path, load(path), Journal()) as daemon:
@@ -40,7 +41,7 @@ def init(ctx: click.Context) -> None:
     Example:
       dropzone -c dropzone.yaml init
     """
-    from dropzone.wiring import lay_out
+    from dropzone.opening import lay_out
 
     made = lay_out(ctx.obj.load())
     for path in made:

@@ -77,9 +77,9 @@ def create(
       dropzone segment create --name "Do not mail" --publication-id 7 --suppression sha256
       dropzone segment create --all-missing
     """
+    from dropzone.client import create_segment
     from dropzone.operate.creating import wanted_for
     from dropzone.optipub.segments import Wanted
-    from dropzone.wiring import create_segment
 
     config = ctx.obj.load()
     if sum((folder is not None, all_missing, name is not None)) != 1:

@@ -62,19 +62,19 @@ class Context:
     @property
     def path(self) -> Path:
         """The configuration file. Raises ConfigError where there is none."""
-        from dropzone.wiring import find_config
+        from dropzone.opening import find_config
 
         return find_config(self._named)
 
     def load(self) -> Config:
         """The whole configuration. Raises ConfigError."""
-        from dropzone.wiring import load
+        from dropzone.opening import load
 
         return load(self.path)
 
     def load_followed(self) -> Config:
         """The same, with its places as the daemon has them: the links in the operator's own paths followed."""
-        from dropzone.wiring import followed
+        from dropzone.opening import followed
 
         return followed(self.load())
 
@@ -89,7 +89,7 @@ class Context:
 
     def glance(self) -> Glance:
         """What a question needs of it. Raises ConfigError where not even that can be read."""
-        from dropzone.wiring import glance
+        from dropzone.opening import glance
 
         return glance(self.path)
 
