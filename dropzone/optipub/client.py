@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from dropzone import __version__
 from dropzone.bare import without
-from dropzone.config import Account, Folder
+from dropzone.config import Account, Folder, Timeouts
 from dropzone.drop import Drop, delay
 from dropzone.errors import ENVIRONMENT_ERRNOS, DropzoneError, FolderError, printable
 from dropzone.optipub.answers import Answer, Break, Offer, Outcome, read_answer
@@ -322,7 +322,7 @@ class Upload:
                 raise FolderError(
                     "connect to", where, cause, "Free some, or raise the limits of the service"
                 ) from fault
-        return in_words(fault, where, timeouts.connect, timeouts.write, timeouts.read)
+        return in_words(fault, where, timeouts)
 
 
 def build_request(
@@ -372,8 +372,8 @@ def _chain(fault: BaseException | None) -> Iterator[BaseException]:
         fault = fault.__cause__ or fault.__context__
 
 
-def in_words(fault: Exception, where: str, connect_s: float, write_s: float, read_s: float) -> Break:
-    """What `fault`, met on the way to `where`, means, and what mends it; the times are the limits that were set."""
+def in_words(fault: Exception, where: str, limits: Timeouts) -> Break:
+    """What `fault`, met on the way to `where`, means, and what mends it; `limits` are those of the account."""
     for cause in _chain(fault):
         match cause:
             case ssl.SSLCertVerificationError(verify_code=code, verify_message=message):
@@ -385,11 +385,11 @@ def in_words(fault: Exception, where: str, connect_s: float, write_s: float, rea
             case httpx.ProxyError():
                 return _refused_by_proxy(str(cause), where)
             case httpx.ConnectTimeout():
-                return Break(what=f"no connection to {where} within {connect_s:g} s")
+                return Break(what=f"no connection to {where} within {limits.connect:g} s")
             case httpx.WriteTimeout():
-                return Break(what=f"{where} took nothing more for {write_s:g} s")
+                return Break(what=f"{where} took nothing more for {limits.write:g} s")
             case httpx.ReadTimeout():
-                return _silence(where, read_s)
+                return _silence(where, limits.read)
             case httpx.RemoteProtocolError() if "disconnected" in str(cause):
                 return Break(what=f"{where} closed the connection without an answer")
             case httpx.RemoteProtocolError():

@@ -53,10 +53,10 @@ def reach(account: Account, *, now: float) -> Reached:
                 certificate_days=int((ends_at - now) // 86400),
             )
     except OSError as error:
-        limits = account.timeouts
-        broken = in_words(error, target.netloc, limits.connect, limits.write, limits.read)
         if isinstance(error, TimeoutError):
-            raise DropzoneError(f"no connection to {target.netloc} within {limits.connect:g} s", _LOOK) from error
+            within = f"{account.timeouts.connect:g} s"
+            raise DropzoneError(f"no connection to {target.netloc} within {within}", _LOOK) from error
+        broken = in_words(error, target.netloc, account.timeouts)
         raise DropzoneError(broken.what, broken.cure or _LOOK) from error
 
 
