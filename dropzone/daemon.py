@@ -31,9 +31,9 @@ from dropzone.folders import Folders
 from dropzone.gates import Gates
 from dropzone.intake import Intake
 from dropzone.keeping import Keeper
-from dropzone.lanes import Lanes
+from dropzone.lanes import Lanes, Turn
 from dropzone.ledger import Ledger, Pause
-from dropzone.pipeline import Pipeline
+from dropzone.pipeline import Delivered, Pipeline
 from dropzone.policy import HARMFUL, harm_of, settings_of
 from dropzone.service import notify
 from dropzone.threads import Pool
@@ -48,14 +48,14 @@ POOL = 96  # threads at most, of all accounts together; they are made when first
 _AT_REST = (State.HELD, State.DONE, State.FAILED)
 
 
-class _Turn(TypedDict):
+class _Due(TypedDict):
     """When a lane's head is to be looked at, as `Lanes` takes it."""
 
     due: float
     free: bool
 
 
-_BEHIND: _Turn = {"due": 0.0, "free": False}  # when a drop behind the head is looked at, is said when it is the head
+_BEHIND: _Due = {"due": 0.0, "free": False}  # when a drop behind the head is looked at, is said when it is the head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +219,7 @@ class Daemon:
         elif not self._lanes.has(id):
             self._lanes.add_back(drop.lane, drop.account, id)
         if head := self._lanes.head(drop.lane):
-            self._lanes.hurry(drop.lane, **self._turn_of(head))
+            self._lanes.hurry(drop.lane, **self._due_of(head))
         return drop
 
     def switch(self, kind: str, name: str, carry_out: Callable[[], None]) -> None:
@@ -228,8 +228,7 @@ class Daemon:
         self._paused_folders = dict(self._ledger.paused_folders())
         if kind == "account":
             self._note_account(name)
-            for _, lane, _ in self._lanes.heads(name, self._monotonic()):
-                self._lanes.hurry(lane)
+            self._hurry_all(name)
         self._lanes.wake()
 
     @property
@@ -296,7 +295,7 @@ class Daemon:
     def _fill_lanes(self) -> None:
         for lane, account, id in self._unplaced():
             is_head = self._lanes.head(lane) is None
-            self._lanes.add(lane, account, id, **(self._turn_of(id) if is_head else _BEHIND))
+            self._lanes.add(lane, account, id, **(self._due_of(id) if is_head else _BEHIND))
 
     def _unplaced(self) -> Iterator[tuple[str, str, str]]:
         """Lane, account and ID of each open drop that is in no lane, in the order of the claims."""
@@ -304,7 +303,7 @@ class Daemon:
             if not self._lanes.has(id) and not self._filing.has(id):
                 yield lane, lane.partition("/")[0], id
 
-    def _turn_of(self, id: str) -> _Turn:
+    def _due_of(self, id: str) -> _Due:
         """When the drop is to be looked at, on the monotonic clock, and whether that needs an account."""
         drop = self._ledger.find_drop(id)
         if drop is None or drop.state is not State.QUEUED:
@@ -381,19 +380,18 @@ class Daemon:
 
     def _fill_pool(self) -> None:
         while len(self._running) < self._room:
-            taken = self._lanes.take(self._monotonic(), closed=self._gates.closed())
-            if taken is None:
+            turn = self._lanes.take(self._monotonic(), closed=self._gates.closed())
+            if turn is None:
                 break
-            lane, account, id = taken
             try:
-                paused = bool(self._paused_folders) and self._is_paused(id)
+                paused = bool(self._paused_folders) and self._is_paused(turn.id)
             except LedgerError:  # the lane is not to stay busy with a drop that nobody works on
-                self._lanes.give_back(lane, self._monotonic())
+                self._lanes.give_back(turn.lane, self._monotonic())
                 raise
             if paused:
-                self._lanes.give_back(lane, math.inf)
+                self._lanes.give_back(turn.lane, math.inf)
             else:
-                self._submit(lane, account, id, probe=False)
+                self._submit(turn, probe=False)
         for account in self._gates.to_try():
             self._try(account)
 
@@ -405,58 +403,63 @@ class Daemon:
         """Let one drop try whether the account is open again: what would do least harm, and in turn."""
         suspected = self._ledger.account_facts(account).suspected
         heads = []
-        for due, lane, id in self._lanes.heads(account, self._monotonic()):
-            drop = self._ledger.find_drop(id)
+        for due, head in self._lanes.heads(account, self._monotonic()):
+            drop = self._ledger.find_drop(head.id)
             if drop and drop.state is State.QUEUED and drop.folder not in self._paused_folders:
                 harm = _harm_of(drop)
                 # In turn, or one file that fares badly by itself would be tried for ever. While answers get lost, what
                 # does more harm when it is taken twice or half has its turn that much later; a no does no harm.
-                turn = drop.deferrals + (0 if suspected else PATIENCE * harm)
-                heads.append((not due and not drop.deferrals, turn, harm, id, lane))
+                rank = drop.deferrals + (0 if suspected else PATIENCE * harm)
+                heads.append((not due and not drop.deferrals, rank, harm, head.id, head))
         if heads:
-            *_, id, lane = min(heads)
-            self._lanes.take_head(lane)
-            self._submit(lane, account, id, probe=True)
+            *_, turn = min(heads)
+            self._lanes.take_head(turn.lane)
+            self._submit(turn, probe=True)
         else:
             self._gates.look_again(account)
 
-    def _submit(self, lane: str, account: str, id: str, *, probe: bool) -> None:
+    def _submit(self, turn: Turn, *, probe: bool) -> None:
         try:
-            future = self._pool.submit(self._pipeline.deliver, id, probe=probe)
+            future = self._pool.submit(self._pipeline.deliver, turn.id, probe=probe)
         except NoThreadError:
-            self._lanes.give_back(lane, self._monotonic())
+            self._lanes.give_back(turn.lane, self._monotonic())
             if not self._running:
                 raise
             self._room = len(self._running)  # the end of one of these makes room
             return
-        self._gates.begin(account)
+        self._gates.begin(turn.account)
         self._running.add(future)
-        ended = partial(self._ended, lane, account, id, future, probe=probe)
+        ended = partial(self._ended, turn, future, probe=probe)
         future.add_done_callback(lambda _: self.call(ended))
 
-    def _ended(
-        self, lane: str, account: str, id: str, future: Future[tuple[State | None, float | None]], *, probe: bool
-    ) -> None:
+    def _ended(self, turn: Turn, future: Future[Delivered], *, probe: bool) -> None:
         self._running.discard(future)
-        self._gates.end(account)
-        if probe and account in self._gates.to_try():  # it never came to an attempt
-            self._gates.look_again(account)
-        elif probe and self._gates.is_open(account):  # what the others waited for is over
-            for _, waiting, _ in self._lanes.heads(account, self._monotonic()):
-                self._lanes.hurry(waiting)
+        self._gates.end(turn.account)
+        if probe and turn.account in self._gates.to_try():  # it never came to an attempt
+            self._gates.look_again(turn.account)
+        elif probe and self._gates.is_open(turn.account):  # what the others waited for is over
+            self._hurry_all(turn.account)
         try:
             state, due_at = future.result()
         except (FolderError, LedgerError) as error:
             self._pause(error)
-            state, due_at = self._find_state(id), self._now()  # with the end of the pause
-        due = None if due_at is None else self._monotonic() + max(0.0, due_at - self._now())
+            state, due_at = self._find_state(turn.id), self._now()  # with the end of the pause
         if state in DECIDED:
             # What the server said stands; later files need not wait until this one is filed.
-            self._lanes.give_back(lane, None)
-            self._filing.add(id, "", id)
+            self._lanes.give_back(turn.lane, None)
+            self._filing.add(turn.id, "", turn.id)
         else:
-            self._lanes.give_back(lane, due, free=state in (State.SENDING, State.UNKNOWN))
-            self._carry_out_orders(id)
+            self._lanes.give_back(turn.lane, self._to_wait(due_at), free=state in (State.SENDING, State.UNKNOWN))
+            self._carry_out_orders(turn.id)
+
+    def _hurry_all(self, account: str) -> None:
+        """Have the head of each lane of the account looked at now."""
+        for _, head in self._lanes.heads(account, self._monotonic()):
+            self._lanes.hurry(head.lane)
+
+    def _to_wait(self, due_at: float | None) -> float | None:
+        """The time of the wall clock on the monotonic one, which no clock change can stretch; None stays None."""
+        return None if due_at is None else self._monotonic() + max(0.0, due_at - self._now())
 
     def _is_busy(self, id: str) -> bool:
         return self._lanes.is_busy(id) or self._filing.is_busy(id)
@@ -474,8 +477,8 @@ class Daemon:
         """
         now = self._monotonic()
         ids: list[str] = []
-        while not self._is_filing and len(ids) < FILED and (taken := self._filing.take(now)) is not None:
-            ids.append(taken[2])
+        while not self._is_filing and len(ids) < FILED and (turn := self._filing.take(now)) is not None:
+            ids.append(turn.id)
         if ids:
             self._is_filing = True
             future = self._filer.submit(self._pipeline.file, ids)
@@ -492,8 +495,7 @@ class Daemon:
             now = self._now()  # with the end of the pause, those that were not filed before the fault
             due_at = {id: now if self._find_state(id) in DECIDED else None for id in ids}
         for id in ids:
-            at = due_at[id]
-            self._filing.give_back(id, None if at is None else self._monotonic() + max(0.0, at - self._now()))
+            self._filing.give_back(id, self._to_wait(due_at[id]))
             self._carry_out_orders(id)
 
     def _find_state(self, id: str) -> State | None:

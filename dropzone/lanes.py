@@ -13,6 +13,15 @@ from bisect import bisect
 from collections import deque
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Turn(NamedTuple):
+    """The drop at the head of a lane."""
+
+    lane: str
+    account: str
+    id: str
 
 
 @dataclass(slots=True)
@@ -23,6 +32,11 @@ class _Lane:
     busy: bool = False
     free: bool = False  # its head needs no account for what comes next: a verdict to be filed, an outcome to be judged
     due: float = 0.0  # monotonic; when the head may be looked at
+
+    @property
+    def turn(self) -> Turn:
+        """The head, of a lane that has one."""
+        return Turn(self.name, self.account, self.drops[0])
 
     @property
     def queue(self) -> str:
@@ -86,8 +100,8 @@ class Lanes:
         here = self._known.get(id)
         return here is not None and here.busy and here.drops[0] == id
 
-    def take(self, now: float, *, closed: AbstractSet[str] = frozenset()) -> tuple[str, str, str] | None:
-        """The next (lane, account, drop ID) whose turn it is, or None. The lane is busy until `give_back`.
+    def take(self, now: float, *, closed: AbstractSet[str] = frozenset()) -> Turn | None:
+        """Whose turn it is next, or None. The lane is busy until `give_back`.
 
         Of the accounts in `closed` only those heads are taken that need none.
         """
@@ -107,14 +121,14 @@ class Lanes:
                     if waiting:
                         self._ready[queue] = waiting  # at the end: now it is the others' turn
                     lane.busy = True
-                    return name, lane.account, lane.drops[0]
+                    return lane.turn
         return None
 
-    def heads(self, account: str, now: float) -> list[tuple[bool, str, str]]:
-        """(whether it is due, lane, drop ID) of each lane of the account that nobody works on."""
+    def heads(self, account: str, now: float) -> list[tuple[bool, Turn]]:
+        """Whether it is due, and the head, of each lane of the account that nobody works on."""
         return [
-            (lane.due <= now, name, lane.drops[0])
-            for name, lane in self._lanes.items()
+            (lane.due <= now, lane.turn)
+            for lane in self._lanes.values()
             if lane.account == account and lane.drops and not lane.busy and not lane.free
         ]
 

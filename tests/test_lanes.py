@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Set as AbstractSet
 
-from dropzone.lanes import Lanes
+from dropzone.lanes import Lanes, Turn
 
 
 def taken(lanes: Lanes, now: float = 0.0, closed: AbstractSet[str] = frozenset()) -> list[str]:
     """The drops whose turn it is, all at once."""
     ids = []
     while (found := lanes.take(now, closed=closed)) is not None:
-        ids.append(found[2])
+        ids.append(found.id)
     return ids
 
 
@@ -40,8 +40,8 @@ def test_lanes_take_turns() -> None:
     for _ in range(4):
         found = lanes.take(0.0)
         assert found is not None
-        order.append(found[2])
-        lanes.give_back(found[0], None)
+        order.append(found.id)
+        lanes.give_back(found.lane, None)
     assert order == ["a0", "c", "b", "a1"]
 
 
@@ -94,7 +94,7 @@ def test_a_closed_account_keeps_its_lanes_and_no_others() -> None:
     lanes.add("filing b", "main", "b", free=True)
     lanes.add("other/1", "other", "c")
     assert taken(lanes, closed={"main"}) == ["b", "c"]
-    assert lanes.heads("main", 0.0) == [(True, "main/1", "a")]
+    assert lanes.heads("main", 0.0) == [(True, Turn("main/1", "main", "a"))]
     assert taken(lanes) == ["a"]
     assert lanes.heads("main", 0.0) == []
 
@@ -103,7 +103,7 @@ def test_a_head_may_be_taken_out_of_turn() -> None:
     """To try whether an account is open, though it is not due; afterwards it waits as it is told."""
     lanes = Lanes()
     lanes.add("main/1", "main", "a", due=50.0)
-    assert lanes.heads("main", 10.0) == [(False, "main/1", "a")]
+    assert lanes.heads("main", 10.0) == [(False, Turn("main/1", "main", "a"))]
     lanes.take_head("main/1")
     assert taken(lanes, 60.0) == []
     lanes.give_back("main/1", 70.0)
