@@ -3,7 +3,7 @@
 Binary streams in and out; knows no paths, no ledger and no network. `check` reads a file once, in bounded memory.
 
     rules     the one table: what is said of each rule and repair, what an address is, the limits
-    source    the bytes of a file, for reading them twice
+    source    where bytes come from and go to; a file, for reading it twice
     text      bytes to text: unpacking, decoding, line ends
     lines     a bounded window over the text, with whole rows in sight
     header    the first line: delimiter, names of columns, their order

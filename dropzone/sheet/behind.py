@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Self
 
 from dropzone.errors import NoThreadError
-from dropzone.sheet.repeats import Sink
+from dropzone.sheet.source import Sink
 from dropzone.threads import Pool
 
 _WAITING = 2  # steps that may wait: about as many chunks of a file are in memory

@@ -24,9 +24,9 @@ from dropzone.sheet.lines import Lines
 from dropzone.sheet.parts import LOOK, Files, Others, Outcome, Part, Plan, always_pay, find_cuts, find_file
 from dropzone.sheet.patterns import Engine, best
 from dropzone.sheet.reading import Reading, Tally
-from dropzone.sheet.repeats import Repeats, Sink
+from dropzone.sheet.repeats import Repeats
 from dropzone.sheet.rules import ROW_LIMIT, Refusal, Repair
-from dropzone.sheet.source import Source, Twice
+from dropzone.sheet.source import Sink, Source, Twice
 from dropzone.sheet.text import CHUNK, Text, as_bytes
 from dropzone.sheet.trail import Traces, Trail, find_repeats, new_traces
 

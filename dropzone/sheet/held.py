@@ -9,7 +9,7 @@ from itertools import compress
 from struct import Struct
 from typing import IO, Self
 
-from dropzone.sheet.repeats import Sink
+from dropzone.sheet.source import Sink
 
 _FRAME = Struct(">QII")  # line, number of rows, bytes
 _LEFT_OUT = bytes.maketrans(b"\0\1", b"\1\0")

@@ -18,9 +18,9 @@ from dropzone.sheet.header import Header
 from dropzone.sheet.held import HeldRows
 from dropzone.sheet.lines import Lines
 from dropzone.sheet.patterns import Engine
-from dropzone.sheet.repeats import Sink
 from dropzone.sheet.rows import Cell, Row, in_quotes, read_row
 from dropzone.sheet.rules import BLANKS, Fault, Repair, Rule, problem
+from dropzone.sheet.source import Sink
 from dropzone.sheet.text import as_bytes, text_of
 from dropzone.sheet.tiers import Tier, tiers
 from dropzone.sheet.trail import Trail

@@ -14,7 +14,7 @@ from bisect import insort
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from struct import Struct
-from typing import IO, NamedTuple, Protocol, Self
+from typing import IO, NamedTuple, Self
 
 from dropzone.errors import Problem
 from dropzone.sheet.rules import Rule, mask, problem
@@ -27,12 +27,6 @@ _AT_ONCE = 256  # rows of a part that are written at a time
 _FRAME = Struct("<II")  # rows, bytes of their keys
 _PART_BITS = 5  # of a hash, that tell the part: three levels are enough for a hundred million keys
 _LAST_PART = (1 << _PART_BITS) - 1
-
-
-class Sink(Protocol):
-    """What can be written to."""
-
-    def write(self, piece: bytes, /) -> object: ...
 
 
 class _Repeat(NamedTuple):
@@ -66,7 +60,7 @@ class Repeats:
         self._scratch = scratch
         self._first: list[_Repeat] = []
         self._files = ExitStack()
-        self._tally = _Tally(self, 0)
+        self._top = _Level(self, 0)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +70,7 @@ class Repeats:
 
     def add(self, rows: Iterable[tuple[bytes, int, int]]) -> None:
         """Note rows, in the order of the file: key, line and column of each. A key has no line ends in it."""
-        self._tally.add(rows)
+        self._top.add(rows)
 
     def add_run(self, run: bytes, count: int, places: Sequence[int], line: int) -> None:
         """Note the rows at these places in a canonical run of `count` rows, the first of which stands in `line`."""
@@ -86,7 +80,7 @@ class Repeats:
 
     def finish(self) -> None:
         """Bring `count` and what `first` gives up to the whole file."""
-        self._tally.finish()
+        self._top.finish()
 
     def first(self, subject: str) -> tuple[Problem, ...]:
         """The first `FIRST` rows with a key that had been there, in the order of the file."""
@@ -115,11 +109,7 @@ class Repeats:
 
     def new_file(self) -> IO[bytes]:
         """A temporary file that is gone when this is left, if not earlier."""
-        return _new_file(self._files, self._scratch)
-
-
-def _new_file(files: ExitStack, scratch: str | None) -> IO[bytes]:
-    return files.enter_context(tempfile.TemporaryFile(dir=scratch))
+        return self._files.enter_context(tempfile.TemporaryFile(dir=self._scratch))
 
 
 def key_of(row: bytes) -> bytes:
@@ -127,8 +117,8 @@ def key_of(row: bytes) -> bytes:
     return row.partition(b",")[0].strip(b'"')
 
 
-class _Tally:
-    """One level: the keys kept in memory, each with the line it was last seen in, and the parts for the others."""
+class _Level:
+    """The keys kept in memory, each with the line it was last seen in, and the parts for the others."""
 
     def __init__(self, repeats: Repeats, level: int) -> None:
         self._repeats = repeats
@@ -157,7 +147,7 @@ class _Tally:
     def finish(self) -> None:
         self._seen.clear()
         for part in self._parts:
-            inner = _Tally(self._repeats, self._level + 1)
+            inner = _Level(self._repeats, self._level + 1)
             for rows in part.take():
                 self._repeats.tell()
                 inner.add(rows)

@@ -1,4 +1,4 @@
-"""The bytes of a file: read forward, counted, and once more from the start where that is needed.
+"""Where bytes come from and go to: a file read forward, counted, and once more from the start where that is needed.
 
 Knows what can be read twice: a plain file from its descriptor, without moving anybody's place in it; anything else
 from a copy that is made while it is read for the first time.
@@ -20,6 +20,12 @@ class Source(Protocol):
     """What a file has to offer to be read: no seeking, no size."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+class Sink(Protocol):
+    """What can be written to."""
+
+    def write(self, piece: bytes, /) -> object: ...
 
 
 class Stretch:

@@ -2,7 +2,7 @@
 
 1. rows that are valid and canonical already: one pattern, copied as they are
 2. rows that are valid but written differently: one pattern, then put right many at a time
-3. one row, exactly: no pattern takes it, and only then it costs what a row costs in Python (`check`)
+3. one row, exactly: no pattern takes it, and only then it costs what a row costs in Python (`rows`)
 """
 
 from __future__ import annotations
