@@ -441,6 +441,7 @@ def test_the_progress_of_a_large_check_is_drawn_on_a_terminal_only(monkeypatch: 
         monkeypatch.setattr(sys, "stderr", terminal)
         assert render.progress(1 << 20) is None
         draw = render.progress(100 << 20)
+        assert draw is not None
         for done in range(101):
             draw(done << 20)
         draw(100 << 20)  # all is read, and something else is done

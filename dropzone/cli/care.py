@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ import click
 from dropzone import __version__
 from dropzone.cli import render
 from dropzone.cli.exits import Exit
+from dropzone.cli.render.printing import marked
 from dropzone.cli.shared import AS_JSON, now
-from dropzone.cli.text import Column, Row, below, many, size, table, width
+from dropzone.cli.text import Column, Row, below, many, size, table
 from dropzone.errors import LedgerError, printable
 
 if TYPE_CHECKING:
     from dropzone.folders.expiring import Old
+    from dropzone.ledger import Reader
     from dropzone.operate.doctor import Remark
 
 
@@ -41,13 +44,16 @@ def doctor(ctx: click.Context, online: bool, as_json: bool) -> None:
     loaded, _ = ctx.obj.load_anyway()  # what is wrong with the ledger is told among the rest
     config = followed(loaded)
     health = ask_health(config)
+
+    def examined(ledger: Reader | LedgerError | None) -> list[Remark]:
+        patient = Patient(config=config, ledger=ledger, health=health, version=__version__)
+        return list(examine(patient, now=now(), online=online))
+
     try:
         with find_ledger(config) as ledger:
-            patient = Patient(config=config, ledger=ledger, health=health, version=__version__)
-            remarks = list(examine(patient, now=now(), online=online))
+            remarks = examined(ledger)
     except LedgerError as error:
-        patient = Patient(config=config, ledger=error, health=health, version=__version__)
-        remarks = list(examine(patient, now=now(), online=online))
+        remarks = examined(error)
     if as_json:
         render.json_lines(map(_member, remarks))
     else:
@@ -57,23 +63,19 @@ def doctor(ctx: click.Context, online: bool, as_json: bool) -> None:
     ctx.exit(code.get(worst, Exit.DONE))
 
 
-_MARKS = {0: ("+", "green"), 1: ("-", None), 2: ("!", "yellow"), 3: ("x", "red")}
+_MARKS = {"OK": ("+", "green"), "NOTE": ("-", None), "WARNING": ("!", "yellow"), "FAULT": ("x", "red")}
 
 
 def _lines(remarks: Sequence[Remark]) -> Iterator[str]:
     for remark in remarks:
-        mark, colour = _MARKS[remark.severity]
-        first = f"{remark.subject}: {remark.what}"
-        indent = "   "
-        wrapped = list(below(render.one_line(first), indent))
-        yield click.style(mark, fg=colour) + wrapped[0][width(mark) :]
-        yield from wrapped[1:]
+        mark, colour = _MARKS[remark.severity.name]
+        yield from marked(mark, colour, render.one_line(f"{remark.subject}: {remark.what}"))
         if remark.mend:
             for line in below(render.one_line(remark.mend)):
                 yield click.style(line, bold=True)
-    faults = sum(remark.severity == 3 for remark in remarks)
-    warnings = sum(remark.severity == 2 for remark in remarks)
-    yield f"{many(faults, 'fault')}, {many(warnings, 'warning')}, {many(len(remarks), 'thing')} looked at"
+    counts = Counter(remark.severity.name for remark in remarks)
+    told = f"{many(counts['FAULT'], 'fault')}, {many(counts['WARNING'], 'warning')}"
+    yield f"{told}, {many(len(remarks), 'thing')} looked at"
 
 
 def _member(remark: Remark) -> dict[str, Any]:

@@ -28,6 +28,12 @@ _DAY_S = 86_400.0
 # --------------------------------------------------------------------------------------------------- the daemon
 
 
+def _known(kind: type, members: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `members` that `kind` has: a daemon of a newer version may tell more."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in members.items() if name in names}
+
+
 @value
 class Health:
     """The daemon by its own word. Where none runs, `running` is False and the rest is empty."""
@@ -49,11 +55,7 @@ class Health:
             return cls(running=False, steps={})
         if "error" in answer:
             return cls(running=True, unasked=str(answer["error"]), steps={})
-        names = {field.name for field in fields(Step)}  # a newer daemon may tell more
-        steps = {
-            id: Step(**{name: value for name, value in step.items() if name in names})
-            for id, step in answer.get("steps", {}).items()
-        }
+        steps = {id: Step(**_known(Step, step)) for id, step in answer.get("steps", {}).items()}
         return cls(
             running=True,
             version=str(answer.get("version", "")),
@@ -97,9 +99,7 @@ class Finding:
     @classmethod
     def read(cls, members: Mapping[str, Any]) -> Finding:
         """The one that `members` tells of."""
-        names = {field.name for field in fields(cls)}  # a newer daemon may tell more
-        known = {name: value for name, value in members.items() if name in names}
-        return cls(**known | {"path": Path(members["path"])})
+        return cls(**_known(cls, members) | {"path": Path(members["path"])})
 
     def members(self) -> dict[str, Any]:
         """As plain values; `read` makes the same of them."""
@@ -126,10 +126,9 @@ class Inbox:
     @classmethod
     def read(cls, members: Mapping[str, Any]) -> Inbox:
         """The one that `members` tells of."""
-        names = {field.name for field in fields(cls)}  # a newer daemon may tell more
-        known = {name: value for name, value in members.items() if name in names}
         findings = tuple(map(Finding.read, members["findings"]))
-        return cls(**known | {"fields": tuple(map(tuple, members["fields"])), "findings": findings})
+        told = {"fields": tuple(map(tuple, members["fields"])), "findings": findings}
+        return cls(**_known(cls, members) | told)
 
     def members(self) -> dict[str, Any]:
         """As plain values; `read` makes the same of them."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import click
 
@@ -34,7 +33,7 @@ def check(file: str, report: Report) -> Iterator[str]:
     yield click.style(f"{name}: {verdict}", fg="red" if report.refused else "green")
 
 
-def progress(total: int) -> Any:
+def progress(total: int) -> Callable[[int], None] | None:
     """A callable that draws how far a check is, on a terminal; None elsewhere."""
     if not sys.stderr.isatty() or total < 32 * 1024 * 1024:
         return None
