@@ -221,9 +221,7 @@ class Attempted:
     size: int  # bytes of the prepared copy
     report: Report
     repeats: int = 0  # the latest attempt that may have been taken already; 0: there is none
-    mtime_ns: int = (
-        0  # of the original when it was read, to tell later whether somebody wrote to it since; 0: not known
-    )
+    mtime_ns: int = 0  # of the original when it was read, to tell whether somebody wrote to it since; 0: not known
 
 
 @value
@@ -286,6 +284,11 @@ class Skipped:
 
     first: str  # the ID of the drop that was accepted
     first_at: float  # when
+
+    @property
+    def why(self) -> str:
+        """Why it need not be sent, as a phrase."""
+        return f"the same content was accepted for this segment as {self.first}"
 
 
 @value
@@ -467,9 +470,8 @@ def apply(drop: Drop | None, event: Event, *, id: str, at: float) -> Drop:
             return replace(drop, attempts=drop.attempts + 1, deferrals=0, reason=cause)
         case Superseded(newer=newer):
             return replace(drop, guard="superseded", reason=f"the newer file {newer} takes its place", verdict_at=at)
-        case Skipped(first=first):
-            why = f"the same content was accepted for this segment as {first}"
-            return replace(drop, guard="duplicate", reason=why, verdict_at=at)
+        case Skipped():
+            return replace(drop, guard="duplicate", reason=event.why, verdict_at=at)
         case Discarded(by=by, why=why):
             return replace(drop, guard="", reason=f"discarded by {by}: {why}", verdict_at=at)
         case Filed(path=path):

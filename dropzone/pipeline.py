@@ -442,7 +442,7 @@ class Pipeline:
         if repeat:  # people may have left meanwhile, or its window may be over
             departed = policy.have_left(self._taken_since(drop))
             why_not = policy.why_not_again(folder, history, departed=departed, now=self._now())
-            return policy.held(folder, "unknown", f"{drop.reason} ({why_not})") if why_not else None
+            return policy.held_unknown(drop, folder, why_not) if why_not else None
         if folder.departs and any(
             each.account == drop.account and each.repeats and policy.settings_of(each).mode == "subscribe"
             for each in self._ledger.find_drops(states=[State.SENDING])

@@ -43,7 +43,7 @@ REPEATS = 2  # of a drop at most that nobody ordered
 
 # Seconds from the first unknown attempt on during which it may be repeated, where the folder says nothing itself.
 _WITHIN_S = {"unsubscribe": math.inf, "suppress": math.inf, "lead": 1800.0, "subscribe": 600.0}
-HOLDS = "the folder holds what is unknown"
+_HOLDS = "the folder holds what is unknown"
 _REPLACING_WITHIN_S = 120.0  # with `clear` or a replace-tags column: others may have added rows or tags since
 _REPLACING_COLUMNS = frozenset({"tag-replace", "subscriber-tag-replace"})
 
@@ -159,10 +159,8 @@ def duplicate(
         if recent and settings.parameters == folder.parameters and not (folder.clear and first.id != last):
             if folder.departs and joined_since(first):
                 return None
-            if folder.duplicates == "skip":
-                return Skipped(first=first.id, first_at=at)
-            why = f"the same content was accepted for this segment as {first.id}"
-            return held(folder, "duplicate", why)
+            skipped = Skipped(first=first.id, first_at=at)
+            return skipped if folder.duplicates == "skip" else held(folder, "duplicate", skipped.why)
     return None
 
 
@@ -188,17 +186,22 @@ def unknown(drop: Drop, folder: Folder, history: Sequence[Entry], *, departed: b
     repeats = _repeats(history)
     why_not = f"it was sent again {repeats} times already" if repeats >= REPEATS else ""
     if why_not := why_not or why_not_again(folder, history, departed=departed, now=now):
-        return held(folder, "unknown", _with(drop.reason, why_not))
+        return held_unknown(drop, folder, why_not)
     wait_s = delay(repeats + 1, initial_s=folder.retry.initial, max_s=folder.retry.max)
     why = f"attempt {last_unknown(history)} may have been taken, and {_allowed(folder, history)}"
     return Resent(by=POLICY, why=why, due_at=now + wait_s)
+
+
+def held_unknown(drop: Drop, folder: Folder, why_not: str) -> Withheld:
+    """The drop is kept back, because it may not be offered again; that the folder wants it so need not be said."""
+    return held(folder, "unknown", drop.reason if why_not == _HOLDS else f"{drop.reason} ({why_not})")
 
 
 def why_not_again(folder: Folder, history: Sequence[Entry], *, departed: bool, now: float) -> str:
     """Why a drop may not be offered again by policy now, as a phrase; empty when it may."""
     within_s = _within_s(folder, history)
     if not within_s:
-        return HOLDS
+        return _HOLDS
     if not math.isinf(within_s):
         if now < max(entry.at for entry in history):
             return "the clock was put back meanwhile, so nobody can say how long ago the first such attempt began"
@@ -217,11 +220,6 @@ def harm_of(folder: Folder) -> int:
     if folder.clear:
         return HARMFUL
     return 0 if folder.departs else 1
-
-
-def _with(reason: str, why_not: str) -> str:
-    """Why it is held; that the folder wants it so need not be said."""
-    return reason if why_not is HOLDS else f"{reason} ({why_not})"
 
 
 def may_be_taken(history: Sequence[Entry]) -> bool:

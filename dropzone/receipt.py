@@ -233,8 +233,8 @@ def _tell(event: Event) -> str:
             return f"to be offered again{when}, though OptiPub may have it already ({by}): {why}"
         case Superseded(newer=newer):
             return f"not sent: the newer file {newer} of the folder takes its place"
-        case Skipped(first=first, first_at=first_at):
-            return f"not sent: the same content was accepted for this segment as {first}, {stamp(first_at)}"
+        case Skipped(first_at=first_at):
+            return f"not sent: {event.why}, {stamp(first_at)}"
         case Discarded(by=by, why=why):
             return f"given up by {by}: {why}"
         case Filed(path=path, changed=changed):

@@ -213,9 +213,7 @@ def _judged(
         return ledger is not None and policy.have_joined(ledger.taken_since(first))
 
     known = policy.duplicate(drop, folder, pairs, last, joined_since, now=now)
-    if isinstance(known, Skipped):
-        return "spared", f"the same content was accepted for this segment as {known.first}"
     if known is not None:
-        return "held", known.why
+        return "spared" if isinstance(known, Skipped) else "held", known.why
     rows = f"{report.good_rows:,} row{'s' if report.good_rows != 1 else ''}"
     return "sent", f"{rows}{f', without {report.bad_rows:,} bad ones' if report.bad_rows else ''}"
