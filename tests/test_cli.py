@@ -1081,7 +1081,7 @@ def test_a_work_folder_that_is_away_is_not_made_anew(tmp_path: Path, sandbox: Sa
         folders=f"acme: {{segment_id: 1, mode: lead}}\nglobex: {{segment_id: 2, mode: lead, spool: {spool}}}",
         defaults=FAST,
     )
-    sandbox.fault("status", status=408)
+    sandbox.fault("status", status=408, segment=2, times=None)  # however soon it is tried again
     scene.put("g.csv", ROWS, folder="globex")
     assert run_process(*command(scene, "run", "--once")).returncode == 5
     spool.rename(tmp_path / "away")
