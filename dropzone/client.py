@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # because a daemon that is started meanwhile waits for us, and whoever reads what we say may be a pager.
 _AT_ONCE = 500
 
+# --------------------------------------------------------------------------------------------------- questions
+
 
 def ask_health(config: Config | Glance) -> operate.Health:
     """How the daemon is, by its own word. Never raises: that it cannot be asked is an answer."""
@@ -99,6 +101,9 @@ def _ask_inbox(seen: Glance, name: str) -> Inbox | None:
         if (answer := ask(seen.state_dir, {"ask": "inbox", "folder": name})) and answer.get("inbox"):
             return operate.Inbox.read(answer["inbox"])
     return None
+
+
+# ------------------------------------------------------------------------------------------------------ orders
 
 
 def _refusal(answer: dict[str, Any]) -> OperatorError | None:

@@ -132,7 +132,7 @@ class Daemon:
         """Have `what` done by the loop, soon. From any thread, and from signal handlers."""
         self._calls.put(what)
 
-    def hear(self, inbox: Path, name: bytes, closed: bool = False) -> None:  # noqa: FBT001, FBT002 - as `watch` calls it
+    def hear(self, inbox: Path, name: bytes, *, closed: bool = False) -> None:
         """Something happened to `name` in the directory `inbox`; `closed`: its writer closed it. From any thread."""
         folder = self._inboxes.get(inbox)
         if folder is not None:

@@ -138,7 +138,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             checks=config.concurrency,
         )
         watch = Watch(
-            hear=lambda *what: daemon.hear(*what),  # noqa: PLW0108 - the same
+            hear=lambda inbox, name, closed: daemon.hear(inbox, name, closed=closed),
             lost=lambda inbox: daemon.lose(inbox),  # noqa: PLW0108 - the same
             warn=lambda why: journal.warn("events are missing, files are found by the scan", why=why),
         )
