@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import queue
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -35,7 +33,6 @@ from dropzone.lanes import Lanes, Turn
 from dropzone.ledger import Ledger, Pause
 from dropzone.pipeline import Delivered, Pipeline
 from dropzone.policy import HARMFUL, harm_of, settings_of
-from dropzone.service import notify
 from dropzone.threads import Pool
 
 ENVIRONMENT_S = 60.0  # how soon to try again when the machine is at fault
@@ -547,28 +544,3 @@ def _harm_of(drop: Drop) -> int:
         return harm_of(settings_of(drop))
     except DropzoneError:  # they are of another version: it is held for that in its turn
         return HARMFUL
-
-
-def obey_signals(daemon: Daemon, reload: Callable[[], None], voice: Voice) -> None:
-    """SIGTERM and SIGINT drain, a second SIGINT ends at once (exit code 130), SIGHUP reloads."""
-    interrupts = 0
-
-    def interrupt(*_: object) -> None:
-        nonlocal interrupts
-        interrupts += 1
-        if interrupts > 1:
-            # What is under way becomes unknown at the next start; that is what "at once" means.
-            os._exit(130)
-        daemon.call(lambda: voice.say("stopping after what is under way; once more to stop at once"))
-        daemon.stop()
-
-    def terminate(*_: object) -> None:
-        notify(STOPPING="1", STATUS="Stopping after what is under way")
-        daemon.stop()
-
-    def hang_up(*_: object) -> None:
-        daemon.call(reload)
-
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, terminate)
-    signal.signal(signal.SIGHUP, hang_up)

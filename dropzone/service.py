@@ -1,4 +1,4 @@
-"""What the system sees of us: the lock on the state folder, and the word to the service manager."""
+"""What the system and we tell each other: the lock on the state folder, signals, the word to the service manager."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from dropzone.errors import FolderError, LockedError
 from dropzone.folders.probing import mount_of
@@ -64,3 +66,35 @@ def notify(**facts: str) -> None:
 def reloading() -> None:
     """Tell systemd that a reload begins (Type=notify-reload needs the time of it)."""
     notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+
+
+class Signalled(Protocol):
+    """Who obeys: what is to be called is called by its own loop, and not in the middle of a step."""
+
+    def call(self, what: Callable[[], None]) -> None: ...
+    def stop(self) -> None: ...
+
+
+def obey_signals(daemon: Signalled, reload: Callable[[], None], say: Callable[[str], None]) -> None:
+    """SIGTERM and SIGINT drain, a second SIGINT ends at once (exit code 130), SIGHUP reloads; `say` tells people."""
+    interrupts = 0
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts > 1:
+            # What is under way becomes unknown at the next start; that is what "at once" means.
+            os._exit(130)
+        daemon.call(lambda: say("stopping after what is under way; once more to stop at once"))
+        daemon.stop()
+
+    def terminate(*_: object) -> None:
+        notify(STOPPING="1", STATUS="Stopping after what is under way")
+        daemon.stop()
+
+    def hang_up(*_: object) -> None:
+        daemon.call(reload)
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGHUP, hang_up)

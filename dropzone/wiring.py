@@ -15,7 +15,7 @@ from dropzone.answering import Answering
 from dropzone.bases import Bases
 from dropzone.config import Config
 from dropzone.control import Control
-from dropzone.daemon import Daemon, obey_signals
+from dropzone.daemon import Daemon
 from dropzone.errors import ConfigError, DropzoneError, FolderError, LedgerError, OperatorError
 from dropzone.folders import Folders
 from dropzone.gates import Gates
@@ -27,7 +27,7 @@ from dropzone.opening import followed, load, make_missing
 from dropzone.optipub import OptiPub
 from dropzone.pipeline import Pipeline
 from dropzone.progress import Board
-from dropzone.service import notify, reloading, state_lock
+from dropzone.service import notify, obey_signals, reloading, state_lock
 from dropzone.telemetry import Journal
 from dropzone.threads import Pool
 from dropzone.watch import Watch
@@ -194,7 +194,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
                 journal.say("the configuration was read again", file=str(path))
             notify(READY="1")
 
-        obey_signals(daemon, reload, journal)
+        obey_signals(daemon, reload, journal.say)
         answering = Answering(daemon, ledger, board)
         control = Control(config.state_dir, answering)
         stack.callback(control.close)

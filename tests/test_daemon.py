@@ -22,7 +22,7 @@ from scene import KEY, Scene, Step, assert_kept, make_scene
 from dropzone import config as configuration
 from dropzone import operate
 from dropzone.config import Config
-from dropzone.daemon import ENVIRONMENT_S, LONGEST_SLEEP_S, ROUND_S, Left, obey_signals
+from dropzone.daemon import ENVIRONMENT_S, LONGEST_SLEEP_S, ROUND_S, Left
 from dropzone.drop import Attempted, Drop, Lost, Report, State, make_id
 from dropzone.errors import FolderError, LockedError, OperatorError
 from dropzone.folders import Folders, Mark, Wanted
@@ -32,7 +32,7 @@ from dropzone.opening import lay_out
 from dropzone.pipeline import AWAY_S
 from dropzone.readiness import Seen
 from dropzone.sandbox import Sandbox
-from dropzone.service import notify, reloading, state_lock
+from dropzone.service import notify, obey_signals, reloading, state_lock
 from dropzone.telemetry import Journal
 
 ROWS = b"email\nann@example.com\n"
@@ -779,7 +779,7 @@ def signals() -> Iterator[None]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_daemon(kit: Kit, signals: None, number: signal.Signals) -> None:
     """SIGTERM quietly; SIGINT says how to stop at once."""
-    obey_signals(kit.daemon, lambda: None, Journal(kit._out, plain=False))
+    obey_signals(kit.daemon, lambda: None, Journal(kit._out, plain=False).say)
     os.kill(os.getpid(), number)
     kit.daemon.tick()
     assert kit.daemon.stopping
@@ -789,7 +789,7 @@ def test_a_signal_stops_the_daemon(kit: Kit, signals: None, number: signal.Signa
 def test_a_hangup_reloads_in_the_loop(kit: Kit, signals: None) -> None:
     """Not within the signal, where anything might be half done."""
     calls: list[str] = []
-    obey_signals(kit.daemon, lambda: calls.append("reload"), Journal(kit._out, plain=False))
+    obey_signals(kit.daemon, lambda: calls.append("reload"), Journal(kit._out, plain=False).say)
     os.kill(os.getpid(), signal.SIGHUP)
     assert calls == []
     kit.daemon.tick()
@@ -862,7 +862,7 @@ def test_systemd_is_told_when_a_reload_began(systemd: socket.socket) -> None:
 
 def test_a_signal_tells_systemd_that_the_stop_began(kit: Kit, signals: None, systemd: socket.socket) -> None:
     """At once, not only when the drain is over."""
-    obey_signals(kit.daemon, lambda: None, Journal(kit._out, plain=False))
+    obey_signals(kit.daemon, lambda: None, Journal(kit._out, plain=False).say)
     os.kill(os.getpid(), signal.SIGTERM)
     assert systemd.recv(4096).startswith(b"STOPPING=1\n")
 
