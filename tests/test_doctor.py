@@ -161,6 +161,11 @@ def test_a_state_folder_that_the_daemon_may_not_enter_or_write_is_a_fault(scene:
     for path in (state, state / "lock"):
         os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
     assert faults(patient(scene)) == []
+    mark = scene.config.root / "work" / ".ledger"
+    mark.touch(0o640)  # root's, too
+    assert {fault.mend for fault in faults(patient(scene))} == {f"chown -R nobody: {mark.parent}"}
+    os.chown(mark, NOBODY.pw_uid, NOBODY.pw_gid)
+    assert faults(patient(scene)) == []
 
 
 @as_root

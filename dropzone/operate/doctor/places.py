@@ -95,6 +95,11 @@ def examine_folder(folder: Folder, user: User, *, acting: bool) -> Iterator[Rema
         except FolderError as error:
             yield of_error(subject, error, _own(user, folder))
             return
+        try:
+            folders.read_mark(folder.base)
+        except FolderError as error:
+            yield of_error(subject, error, f"chown -R {user.name}: {_shown(folder.base / 'work')}")
+            return
         yield ok(subject, f"{user.name} may read {_shown(folder.path)} and move files out of it")
     else:
         yield note(subject, f"whether {user.name} may move files was not tried", "ask as root, or as that user")
