@@ -816,6 +816,16 @@ def test_a_state_folder_on_a_network_file_system_is_refused() -> None:
         pass
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_root_does_not_run_on_the_state_folder_of_another_user(tmp_path: Path) -> None:
+    """A ledger of root's in it would keep that user's daemon out: nothing is made, and the way to run it is told."""
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(FolderError, match="and this is root") as refused, state_lock(tmp_path):
+        pass
+    assert refused.value.hint.startswith("Run it as that user: runuser -u ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_state_folder_that_is_missing_is_named_with_the_mend(tmp_path: Path) -> None:
     """No lock without a folder to lock; and what is there but cannot be opened is not to be made."""
     with pytest.raises(FolderError, match="dropzone init"), state_lock(tmp_path / "no"):
