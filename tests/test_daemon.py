@@ -575,9 +575,11 @@ def test_a_work_folder_that_is_gone_does_not_keep_the_others_waiting(tmp_path: P
         assert kit.states() == {"a.csv": State.DONE}
         assert kit.told("a work folder cannot be used")[0]["path"] == str(spool / "work")
         assert [line["name"] for line in kit.told("left alone")] == ["g.csv"]
+        assert [str(spool / "work") in why for why in kit.daemon.away] == [True]
         (tmp_path / "away").rename(spool)
         kit.after(ENVIRONMENT_S)
         assert kit.states() == {"a.csv": State.DONE, "g.csv": State.DONE}
+        assert kit.daemon.away == ()
 
 
 def test_a_work_folder_that_is_away_at_the_start_is_taken_up_once_it_is_back(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -601,9 +603,11 @@ def test_a_work_folder_that_is_away_at_the_start_is_taken_up_once_it_is_back(tmp
             kit.after(ROUND_S)
         assert kit.states() == {"a.csv": State.DONE, "g.csv": State.QUEUED}
         assert [line["path"] for line in kit.told("a work folder cannot be used")] == [str(spool / "work")]
+        assert [str(spool / "work") in why for why in kit.daemon.away] == [True]
         (tmp_path / "away").rename(spool)
         kit.after(ROUND_S)
         kit.after(AWAY_S)
+        assert kit.daemon.away == ()
         assert kit.states() == {"a.csv": State.DONE, "g.csv": State.DONE}
         assert Folders().read_mark(spool).ledger == kit.ledger.id
 
