@@ -157,12 +157,15 @@ def test_a_work_folder_that_the_daemon_cannot_use_is_told(scene: Scene) -> None:
     with daemon_on(scene) as daemon:
         (why,) = objects(scene, "status")[0]["away"]
         assert str(mark) in why
-        shown = " ".join(ask(scene, "status")[1].split())
+        code, out, _ = ask(scene, "status")
+        shown = " ".join(out.split())
+        assert code == 3
         assert "! the daemon runs" in shown
         assert f"nothing goes through a work folder: {why}. What to type: dropzone doctor" in shown
         mark.rmdir()
         daemon.reload()
         assert objects(scene, "status")[0]["away"] == []
+        assert ask(scene, "status")[0] == 0
 
 
 def test_an_older_configuration_than_the_files_is_told(scene: Scene) -> None:

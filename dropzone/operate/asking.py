@@ -250,6 +250,13 @@ class Overview:
     folders: tuple[FolderStatus, ...]
     accounts: tuple[AccountStatus, ...]
 
+    @property
+    def needs_somebody(self) -> bool:
+        """Whether anything waits for a person: held drops, a key, the machine. What a person has paused does not."""
+        paused = [each.facts.until for each in self.accounts if each.facts.condition is Condition.PAUSED]
+        shut = bool(self.health.fault or self.health.away)
+        return shut or any(folder.held for folder in self.folders) or any(map(math.isfinite, paused))
+
 
 def overview(
     ledger: Reader, *, folders: Sequence[str], accounts: dict[str, int | None], health: Health, now: float
