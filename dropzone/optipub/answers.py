@@ -89,7 +89,10 @@ _MENDS = {
     410: "The segment is gone: name another one in the folder's segment_id",
     413: "The file is too large for it: hand it over in parts, or ask OptiPub for its limit",
 }
-NEW_KEY = "Keys end after one year: make a new one in OptiPub and put it where the account's api_key points"
+NEW_KEY = (
+    "Keys end after one year: make a new one in OptiPub and put it where the account's api_key points "
+    "(a credential is read at a start only: systemctl restart dropzone)"
+)
 
 
 def read_answer(signal: Answer | Break, offer: Offer) -> Outcome:
