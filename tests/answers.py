@@ -143,7 +143,7 @@ _WHOLE: dict[str, _Row] = {
     "303": (answer(303, b"", _HERE), Deferred, "base_url of account main is not", PROBE_S, "pause"),
     "307": (answer(307, b"", _HERE), Deferred, "base_url of account main is not", PROBE_S, "pause"),
     "308": (answer(308, b"", _HERE), Deferred, "base_url of account main is not", PROBE_S, "pause"),
-    "401": (answer(401, b'{"message": "Unauthenticated."}'), Deferred, "points. It said: Unauth", PROBE_S, "pause"),
+    "401": (answer(401, b'{"message": "Unauthenticated."}'), Deferred, "dropzone). It said: Unauth", PROBE_S, "pause"),
     "403": (answer(403), Deferred, "Give its user the right", PROBE_S, "pause"),
     "407": (answer(407), Deferred, "a proxy wants a name", PROBE_S, "pause"),
     "400": (answer(400), Refused, "answered 400: it refused the import into segment 100789", None, ""),
