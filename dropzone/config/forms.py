@@ -220,6 +220,7 @@ class Named:
         inside = {"$ref": f"#/$defs/{self.form.title}"}
         return {
             "type": "object",
+            "minProperties": 1,
             "patternProperties": {kinds.NAME.schema["pattern"]: inside},
             "additionalProperties": False,
         }
@@ -256,9 +257,8 @@ class Pairs:
 
     @property
     def schema(self) -> dict[str, Any]:
-        if pattern := self.name.schema.get("pattern"):
-            return {"type": "object", "patternProperties": {pattern: self.each.schema}, "additionalProperties": False}
-        return {"type": "object", "propertyNames": self.name.schema, "additionalProperties": self.each.schema}
+        names = self.name.schema["pattern"]
+        return {"type": "object", "patternProperties": {names: self.each.schema}, "additionalProperties": False}
 
     def take(self, written: object, place: Place, notes: Notes) -> Any:
         pairs = _mapping(written, notes, place, may_be_blank=True)

@@ -69,10 +69,19 @@ _FIELD = kinds.texts(
 )
 _FIELDS = Pairs(
     name=Written(read=_read_field, write=str, schema=_FIELD.schema),
-    each=Written(read=_read_field_value, write=str, schema={"type": ["string", "integer"]}),
+    each=Written(
+        read=_read_field_value,
+        write=str,
+        schema={
+            "type": ["string", "integer"],
+            "pattern": f"^{kinds.IN_ONE_LINE}$",
+            "minimum": -kinds.MAX_NUMBER,
+            "maximum": kinds.MAX_NUMBER,
+        },
+    ),
 )
 _COLUMNS = Pairs(
-    name=Written(read=_read_column, write=str, schema={"minLength": 1}),
+    name=Written(read=_read_column, write=str, schema={"pattern": r"\S"}),
     each=kinds.texts("[a-z0-9][a-z0-9_-]{0,99}", "a name of a column", "as in varr_firstname: a-z, 0-9, '_' and '-'"),
     noun="column",
     alike="names are compared without case and blanks around them",

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from dropzone.config.findings import Findings
 from dropzone.config.forms import Form, form_of
+from dropzone.config.kinds import find_close
 from dropzone.config.model import FILE, FOLDER, Account, Config, Create, Folder, Unmade
-from dropzone.config.yaml import Place, subject
+from dropzone.config.yaml import Place, cut, subject
 from dropzone.errors import printable
 from dropzone.values import value
 
@@ -193,11 +193,19 @@ def _check_account(entry: _Entry, accounts: list[str], findings: Findings) -> No
     if name is None:
         if len(accounts) > 1 and not any(map(findings.is_spoiled, (entry.place("account"), ("defaults", "account")))):
             what = "is missing, and there are several accounts"
-            findings.refuse(entry.place("account"), what, f"one of {', '.join(accounts)}")
+            findings.refuse(entry.place("account"), what, f"one of {_listed(accounts)}")
     elif name not in accounts and accounts:
-        close = get_close_matches(name, accounts, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(accounts)}"
+        close = find_close(name, accounts)
+        hint = f"did you mean {close}?" if close else f"there is {_listed(accounts)}"
         findings.refuse(entry.origin("account"), f"no account is called {name}", hint)
+
+
+_LISTED = 20  # names in one sentence
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(map(cut, names[:_LISTED])) + more
 
 
 def _check_limits(entry: _Entry, findings: Findings) -> None:
