@@ -47,13 +47,20 @@ def find_config(named: Path | None) -> Path:
         named = Path(os.environ["DROPZONE_CONFIG"])
     if named is not None:
         return named
-    found = next((place for place in CONFIG_PLACES if place.is_file()), None)
+    found = next(filter(_is_there, CONFIG_PLACES), None)
     if found is None:
         places = " or ".join(map(str, CONFIG_PLACES))
         hint = "Name one with -c FILE; 'dropzone config example' prints one to begin with"
         problem = Problem(line=0, column=0, what="there is no configuration", hint=hint)
         raise ConfigError(places, (problem,))
     return found
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:  # whoever reads it says so in words
+        return True
 
 
 def glance(path: Path) -> Glance:
@@ -94,11 +101,11 @@ def lay_out(config: Config) -> list[Path]:
     from dropzone.folders import Folders
 
     made = [*_make_missing(config.state_dir, 0o700), *_make_missing(config.root, 0o755)]
-    return made + Folders().lay_out(config, inboxes=True)
+    return made + Folders().lay_out(followed(config), inboxes=True)
 
 
 def _make_missing(path: Path, mode: int) -> list[Path]:
-    if path.is_dir():
+    if os.path.isdir(path):
         return []
     try:
         path.mkdir(parents=True)
@@ -112,9 +119,18 @@ def followed(config: Config) -> Config:
     """`config` with the symbolic links in the operator's own paths followed, once and now.
 
     From here on every component is opened without following any, because a partner may exchange one for a link. The
-    inboxes themselves, which partners write into, are not followed even here.
+    inboxes themselves, which partners write into, are not followed even here. Raises FolderError where a link leads
+    through a name that the ledger cannot keep.
     """
-    follow = cache(lambda path: Path(os.path.realpath(path)))
+
+    @cache
+    def follow(path: Path) -> Path:
+        real = os.path.realpath(path)
+        if not _is_text(real):
+            hint = "Rename the folder that is not in UTF-8 on the way, or name another place"
+            raise FolderError("use", str(path), f"it leads to {printable(real)}, which is not in UTF-8", hint)
+        return Path(real)
+
     root = follow(config.root)
 
     def inbox(path: Path) -> Path:
@@ -127,6 +143,15 @@ def followed(config: Config) -> Config:
         for name, folder in config.folders.items()
     }
     return config.having(root=root, folders=folders)
+
+
+def _is_text(path: str) -> bool:
+    """Whether it is UTF-8, as all that the file can say is; a link may lead anywhere."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Accounts:
@@ -379,10 +404,16 @@ def _own_ledger(state_dir: Path) -> Iterator[SQLiteLedger]:
         yield ledger
 
 
+def _check_root(root: Path) -> None:
+    """Raise where it is not there. Perhaps a mount is missing: folders made below it would hide that, and files too."""
+    if not os.path.isdir(root):  # `Path.is_dir` raises where the way to it is closed
+        what = "it is not there, or the way to it is closed"
+        raise FolderError("use", str(root), what, "Mount it, or make it with 'dropzone init'")
+
+
 def _check_reload(old: Config, new: Config) -> None:
     """Raise where `new` cannot be taken up by a running daemon."""
-    if not new.root.is_dir():
-        raise FolderError("use", str(new.root), "it is not there", "Mount it, or make it with 'dropzone init'")
+    _check_root(new.root)
     for key in ("state_dir", "concurrency"):
         if getattr(old, key) != getattr(new, key):
             raise OperatorError(f"{key} has changed, and that takes a restart", "Restart dropzone, or change it back")
@@ -453,9 +484,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
     from dropzone.threads import Pool
     from dropzone.watch import Watch
 
-    if not config.root.is_dir():
-        # Perhaps a mount that is missing: making folders below it would hide that, and files with it.
-        raise FolderError("use", str(config.root), "it is not there", "Mount it, or make it with 'dropzone init'")
+    _check_root(config.root)
     config = followed(config)
     _make_missing(config.state_dir, 0o700)
     with state_lock(config.state_dir), contextlib.ExitStack() as stack:

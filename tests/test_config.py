@@ -1705,7 +1705,8 @@ def test_the_schema_says_what_the_fields_say() -> None:
     assert schema["required"] == ["root", "state_dir", "accounts", "folders"]
     assert all("description" in part for part in folder.values())
     assert len(schema["$defs"]["Account"]["properties"]["api_key"]["oneOf"]) == 3
-    assert '"null"' not in json.dumps(schema)
+    blank = {name for name, part in folder.items() if '"null"' in json.dumps(part)}
+    assert blank == {"extra_fields", "rename", "guards", "retry", "retention"}  # their keys may be commented out
 
 
 # ------------------------------------------------------------------------------------------------- whatever comes

@@ -124,11 +124,8 @@ def durations(at_least: str, at_most: str = "366d") -> Written:
     low, high = units.read_duration(at_least), units.read_duration(at_most)
 
     def read(value: object) -> float:
-        seconds = value
-        if not isinstance(seconds, float):
-            seconds = _unit(
-                value, units.read_duration, "a duration", "a whole number and its unit: 300ms 2s 15m 24h 90d"
-            )
+        hint = "a whole number and its unit: 300ms 2s 15m 24h 90d"
+        seconds = value if isinstance(value, float) else _unit(value, units.read_duration, "a duration", hint)
         if not low <= seconds <= high:
             raise wrong(f"must be between {at_least} and {at_most}, not {value}")
         return seconds
@@ -347,14 +344,18 @@ def _read_path(value: object) -> Path:
     text = text_of(value, "an absolute path")
     if not text.startswith("/"):
         raise wrong(f"{shown(text)} is not an absolute path", "write it in full, from the first / on")
+    if not text.isprintable() and re.search("[\0\ud800-\udfff]", text):  # in damaged rows: no file can say that
+        raise wrong(f"{shown(text)} is no path", "a path has no such characters")
     if len(text.encode()) >= _PATH_MAX:
         raise wrong("is longer than any path can be", f"at most {_PATH_MAX - 1} bytes")
+    if any(len(part.encode()) > _NAME_MAX for part in text.split("/")):
+        raise wrong("has a part that is longer than any name can be", f"at most {_NAME_MAX} bytes from / to /")
     path = Path("/" + text.lstrip("/"))  # pathlib keeps two slashes in front, Linux knows no such thing
     # Where `..` leads is settled here, once: below, paths are compared and walked part by part.
     return Path(os.path.realpath(path)) if ".." in path.parts else path
 
 
-_PATH_MAX = 4096  # Linux's limit, with the byte that ends it
+_PATH_MAX, _NAME_MAX = 4096, 255  # Linux's limits, the first with the byte that ends it
 PATH = Written(read=_read_path, write=str, schema={"type": "string", "pattern": f"^/{IN_ONE_LINE}$"})
 
 

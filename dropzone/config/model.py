@@ -493,7 +493,7 @@ class Folder(Settings):
         notes = _Wrong()
         try:
             stored = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             stored = None
         if isinstance(stored, dict):
             notes.keys.update(FOLDER.missing(stored))
