@@ -28,6 +28,7 @@ from typing import Any
 import click
 import pytest
 from scene import KEY, Scene, assert_kept, make_scene
+from unprivileged import as_nobody
 
 from dropzone import __version__, wiring
 from dropzone import config as configuration
@@ -36,7 +37,8 @@ from dropzone.cli import text as plain_text
 from dropzone.cli.demo import _tell_journal, _verdict
 from dropzone.cli.exits import MEANINGS, Exit
 from dropzone.drop import FINISHED, Drop, State
-from dropzone.errors import DropzoneError
+from dropzone.errors import ConfigError, DropzoneError, FolderError
+from dropzone.folders import Folders
 from dropzone.ledger.sqlite import SQLiteReader
 from dropzone.sandbox import Sandbox
 
@@ -315,6 +317,50 @@ def test_init_makes_the_folders_with_their_modes(ask: Ask, tmp_path: Path) -> No
     assert modes["root/work"] == modes["state"] == 0o700
     assert modes["root/done/acme"] == modes["root/failed/acme"] == 0o750
     assert ask("init") == (0, "Everything was there.\n", "")
+
+
+def test_init_goes_through_the_links_of_the_operator(ask: Ask, scene: Scene, tmp_path: Path) -> None:
+    """With a root that is a link, as one to a larger disk, a second time there is nothing to do either."""
+    file = tmp_path / "dropzone.yaml"
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    file.write_text(file.read_text().replace(f"root: {tmp_path}/root", f"root: {tmp_path}/link"))
+    assert ask(*on(scene, "init")) == (0, "Everything was there.\n", "")
+
+
+@pytest.mark.parametrize("word", ["init", "run", "plan", "doctor"])
+def test_a_link_to_what_is_not_utf_8_is_refused_with_its_mend(ask: Ask, scene: Scene, word: str) -> None:
+    """The ledger keeps texts: taken over, the first file would pause all intake as if the machine were at fault."""
+    caf = os.fsdecode(os.fsencode(scene.at) + b"/caf\xe9")
+    scene.config.root.rename(caf)
+    scene.config.root.symlink_to(caf)
+    scene.put("a.csv", ROWS)
+    code, _, err = ask(*on(scene, word))
+    assert code == 1
+    assert f"cannot use {scene.config.root}: it leads to {scene.at}/caf\\xe9, which is not in UTF-8" in err
+    assert "Rename the folder" in err
+    assert scene.inbox.joinpath("a.csv").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="inside it is not root, and owns nothing")
+def test_a_way_that_is_closed_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, spool or configuration behind a folder that we may not pass: no traceback, which would end a daemon."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    scene = make_scene(closed, "https://127.0.0.1:9", folders="acme: {segment_id: 1, mode: lead}")
+    elsewhere = scene.config.having(root=tmp_path, state_dir=closed / "state")
+    closed.chmod(0o700)
+    monkeypatch.setattr(wiring, "CONFIG_PLACES", (closed / "dropzone.yaml",))
+    with as_nobody(owns=[tmp_path]):
+        with pytest.raises(FolderError, match=f"cannot use {closed}/root: it is not there, or the way to it is closed"):
+            wiring._check_reload(scene.config, scene.config)
+        with pytest.raises(FolderError, match=f"cannot look at {closed}/root/work: Permission denied"):
+            Folders().lay_out(elsewhere, inboxes=False)
+        assert Folders().lay_out(elsewhere, inboxes=False, occupied={closed / "root"}) == []
+        with pytest.raises(FolderError, match=f"cannot make {closed}/state: Permission denied"):
+            wiring.lay_out(elsewhere)
+        with pytest.raises(ConfigError) as caught:
+            configuration.load(wiring.find_config(None))
+    assert caught.value.problems[0].what == "cannot be read: Permission denied"
 
 
 def test_init_that_cannot_make_a_folder_says_which_and_why(ask: Ask, scene: Scene) -> None:
