@@ -411,12 +411,17 @@ def _check_root(root: Path) -> None:
         raise FolderError("use", str(root), what, "Mount it, or make it with 'dropzone init'")
 
 
-def _check_reload(old: Config, new: Config) -> None:
+def _check_reload(old: Config, new: Config, ledger: Reader) -> None:
     """Raise where `new` cannot be taken up by a running daemon."""
     _check_root(new.root)
     for key in ("state_dir", "concurrency"):
         if getattr(old, key) != getattr(new, key):
             raise OperatorError(f"{key} has changed, and that takes a restart", "Restart dropzone, or change it back")
+    lanes = new.lanes
+    for account, segment_id, lane in ledger.open_segments():
+        if lanes.get((account, segment_id), lane) != lane:  # one of them may be on its way
+            what = f"files of segment {segment_id} are open, and with another order_group the next would overtake them"
+            raise OperatorError(what, "Restart dropzone, or change it once 'dropzone queue' shows none of them")
 
 
 def _check_folders(folders: Folders, config: Config) -> None:
@@ -547,7 +552,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             reloading()
             try:
                 new = followed(load(path))
-                _check_reload(config, new)
+                _check_reload(config, new, ledger)
                 folders.lay_out(new, inboxes=False, occupied=ledger.open_bases())
                 _check_folders(folders, new)
             except (ConfigError, FolderError, LedgerError, OperatorError) as error:

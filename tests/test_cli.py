@@ -352,7 +352,7 @@ def test_a_way_that_is_closed_is_a_sentence(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(wiring, "CONFIG_PLACES", (closed / "dropzone.yaml",))
     with as_nobody(owns=[tmp_path]):
         with pytest.raises(FolderError, match=f"cannot use {closed}/root: it is not there, or the way to it is closed"):
-            wiring._check_reload(scene.config, scene.config)
+            wiring._check_root(scene.config.root)
         with pytest.raises(FolderError, match=f"cannot look at {closed}/root/work: Permission denied"):
             Folders().lay_out(elsewhere, inboxes=False)
         assert Folders().lay_out(elsewhere, inboxes=False, occupied={closed / "root"}) == []
@@ -1051,6 +1051,31 @@ def test_a_reload_takes_the_new_configuration_or_keeps_the_old(scene: Scene, san
         daemon.wait_for("filed as done/initech/")
         assert daemon.end() == 0
     assert [each.segment for each in sandbox.imports] == [1, 11, 3]
+
+
+def test_the_files_of_a_segment_keep_their_order_whatever_groups_it_comes_into(scene: Scene, sandbox: Sandbox) -> None:
+    """While one waits, a reload refuses another order_group; a restart takes it, and the file that waits along."""
+    good = (scene.at / "dropzone.yaml").read_text()
+    sandbox.fault("status", status=503, headers={"Retry-After": "3600"})
+    with running(scene) as daemon:
+        scene.put("1.csv", b"email\nann@example.com\n")
+        sandbox.wait_for(requests=1, timeout_s=PATIENCE_S)
+        (scene.at / "dropzone.yaml").write_text(good.replace("segment_id: 1,", "segment_id: 1, order_group: g,"))
+        daemon.process.send_signal(signal.SIGHUP)
+        why = daemon.wait_for("the old configuration stays")["why"]
+        assert "files of segment 1 are open" in why
+        assert "Restart dropzone" in why
+        assert daemon.end() == 0
+    scene.put("2.csv", b"email\nbob@example.com\n")
+    with running(scene) as daemon:
+        assert run_process(*command(scene, "resume", "main")).returncode == 0
+        daemon.wait_for("filed as done/acme/")
+        daemon.wait_for("filed as done/acme/")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("the configuration was read again")
+        assert daemon.end() == 0
+    assert [each.first[0] for each in sandbox.imports if each.applied] == ["ann@example.com", "bob@example.com"]
+    assert {drop.lane for drop in drops(scene)} == {"main/group g"}
 
 
 def test_a_reload_during_an_upload_does_not_disturb_it(scene: Scene, sandbox: Sandbox) -> None:

@@ -554,6 +554,11 @@ class Config(Settings):
     crc: int  # of the file's content when it was read: whether it was changed since
     unmade: dict[str, Unmade]  # folders whose segment is still to be created: nothing is taken over there
 
+    @property
+    def lanes(self) -> dict[tuple[str, int], str]:
+        """The lane of each (account, segment): of the folders that share one it is the same."""
+        return {(folder.account, folder.segment_id): folder.lane for folder in self.folders.values()}
+
     def with_segments(self, ids: Mapping[str, int]) -> Config:
         """The same with the segments of these folders (name to id) created, as far as they were still to be."""
         made = {name: unmade.made(ids[name]) for name, unmade in self.unmade.items() if name in ids}

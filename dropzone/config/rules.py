@@ -228,7 +228,8 @@ def _check_segments(keys: Keys, entries: list[_Entry], findings: Findings) -> No
     hosts = {name: account.get("base_url", name).lower() for name, account in keys.get("accounts", {}).items()}
     lanes: dict[tuple[str, int], list[_Entry]] = {}
     for entry in entries:
-        account, segment_id = entry.values["account"], entry.values["segment_id"]
+        account: str | None = entry.values["account"]
+        segment_id: int | None = entry.values["segment_id"]
         if account is not None and segment_id is not None:
             lanes.setdefault((hosts.get(account, account), segment_id), []).append(entry)
     for sharing in lanes.values():
