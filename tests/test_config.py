@@ -276,6 +276,15 @@ TEXTS = r"""
     a:\n\tb: 1
     > 2:1: a tab stands where only blanks can indent (replace it by blanks)
 
+    a: 1\n\tb: 1
+    > 2:1: a tab stands where only blanks can indent (replace it by blanks)
+
+    %\na: 1
+    > 1:1: a line cannot begin with % (remove the line, or write it in quotes)
+
+    a: !<x
+    > 1:4: a value cannot begin with ! (write it in quotes)
+
     a: @x
     > 1:4: a value cannot begin with @ (write it in quotes)
 
@@ -341,6 +350,15 @@ def test_the_text_is_refused_in_plain_words(text: str, expected: list[str], load
     """What YAML forbids and what we forbid in YAML is told at its place, alike by both of PyYAML's readers."""
     problems = reader.parse(text.encode(), loader=loader).problems
     assert [problem.at("").lstrip(":") for problem in problems][:1] == expected
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_half_a_character_in_an_escape_is_told_in_our_words(loader: Any) -> None:
+    """One reader refuses it itself, the other hands it on."""
+    (problem,) = reader.parse(b'a: "\\ud800"', loader=loader).problems
+    assert (problem.line, problem.column) == (1, 4)
+    assert "escape" in problem.what or "cannot be shown" in problem.what
+    assert "cannot be read as YAML" not in problem.what
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -648,6 +666,9 @@ VALUES = r"""
 
     on_unknown: {resend_within: soon}
     > 17: folders.acme.on_unknown: must be a duration, not 'soon' (a whole number and its unit: 300ms 2s 15m 24h 90d)
+
+    ignore: ["*.CSV", "*.csv.gz", "x*"]
+    > 13: folders.acme.ignore: has all that include has: no file would ever be taken (remove it from one of the two)
 
     supersede: true
     > 16: folders.acme.supersede: would lose rows: without clear, files add up (remove it, or set clear: true)

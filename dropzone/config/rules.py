@@ -213,6 +213,10 @@ def _check_limits(entry: _Entry, findings: Findings) -> None:
     if guards.max_rows is not None and guards.max_rows < guards.min_rows:
         what = f"is less than min_rows, {guards.min_rows}: every file would be held"
         findings.refuse(entry.origin("guards", "max_rows"), what)
+    taken, left = (frozenset(map(str.lower, entry.values[key])) for key in ("include", "ignore"))
+    if taken <= left:
+        what = "has all that include has: no file would ever be taken"
+        findings.refuse(entry.origin("ignore"), what, "remove it from one of the two")
     if entry.values["supersede"] and entry.values["clear"] is False:
         what = "would lose rows: without clear, files add up"
         findings.refuse(entry.origin("supersede"), what, "remove it, or set clear: true")

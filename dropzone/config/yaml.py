@@ -375,6 +375,7 @@ class _Syntax(NamedTuple):
     hint: str
 
 
+_TAB = ("a tab stands where only blanks can indent", "replace it by blanks")
 _SYNTAX = (
     _Syntax("document start", "end", "nothing can follow here", "remove '...' or what comes after it"),
     _Syntax("while scanning an alias", "start", "a value cannot begin with *", 'write it in quotes, as in "*.csv"'),
@@ -407,6 +408,18 @@ _SYNTAX = (
     ),
     _Syntax("block collection", "end", "this does not fit the list above", "indent it like its neighbours"),
     _Syntax("incompatible YAML", "end", "this version of YAML is not supported", "remove the line"),
+    _Syntax("directive", "start", "a line cannot begin with %", "remove the line, or write it in quotes"),
+    _Syntax("scanning a tag", "start", "a value cannot begin with !", "write it in quotes"),
+    _Syntax("parsing a tag", "start", "a value cannot begin with !", "write it in quotes"),
+    _Syntax("tab character", "end", *_TAB),
+    _Syntax(
+        "character escape code",
+        "start",
+        "this text holds an unknown escape",
+        "'single quotes' take a text as it stands",
+    ),
+    _Syntax("found unexpected ':'", "end", "a colon is not expected here", "a text that holds ':' needs quotes"),
+    _Syntax("mapping keys are not allowed", "end", "a value cannot begin with ?", "write it in quotes"),
 )
 
 
@@ -431,5 +444,5 @@ def _place_of(*marks: Any) -> Mark:  # the two readers have a class of mark each
 
 def _bad_start(char: str) -> tuple[str, str]:
     if char == "\t":
-        return "a tab stands where only blanks can indent", "replace it by blanks"
+        return _TAB
     return f"a value cannot begin with {char}", "write it in quotes"
