@@ -64,7 +64,7 @@ class Left:
 
     failed: bool  # files failed in this run, or are held
     waiting: bool  # drops wait for another try, or to be filed
-    paused: bool  # … and their account for a person
+    paused: bool  # … and their account or folder for a person
 
 
 class Daemon:
@@ -179,8 +179,10 @@ class Daemon:
         """What this run leaves behind."""
         held = bool(self._ledger.find_drops(states=[State.HELD, State.UNKNOWN], limit=1))
         waiting = self._ledger.find_drops(states=[State.QUEUED, *DECIDED])
-        accounts = {drop.account for drop in waiting if drop.state is State.QUEUED}
-        paused = any(self._ledger.account_facts(name).condition is Condition.PAUSED for name in accounts)
+        queued = [drop for drop in waiting if drop.state is State.QUEUED]
+        paused = not self._ledger.paused_folders().keys().isdisjoint(drop.folder for drop in queued) or any(
+            self._ledger.account_facts(name).condition is Condition.PAUSED for name in {drop.account for drop in queued}
+        )
         return Left(failed=held or self._failed > 0, waiting=bool(waiting) or self._fault != "", paused=paused)
 
     def order_later(self, what: str, id: str, again: Callable[[], None]) -> bool:

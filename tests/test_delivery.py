@@ -542,6 +542,16 @@ def test_a_paused_account_is_said_by_the_run_that_ends(start: Start, sandbox: Sa
     assert (left.failed, left.waiting, left.paused) == (False, True, True)
 
 
+def test_a_paused_folder_is_said_by_the_run_that_ends(start: Start) -> None:
+    """A person has to resume it, too: OptiPub is not to blame for what waits there."""
+    kit = start("acme: {segment_id: 1, mode: lead}", "b: {segment_id: 2, mode: lead}")
+    switch(kit, "pause", "folder", "acme")
+    assert not kit.daemon.left_over().paused  # nothing waits for it
+    put(kit, "a.csv")
+    left = kit.daemon.left_over()
+    assert (left.failed, left.waiting, left.paused) == (False, True, True)
+
+
 def test_a_person_pauses_and_resumes_an_account(start: Start, sandbox: Sandbox) -> None:
     """Files are still taken over; nothing is sent, not even after a reload; then everything goes at once."""
     kit = start("acme: {segment_id: 1, mode: lead}")

@@ -27,7 +27,7 @@ MEANINGS = {
     Exit.LEFT_OVER: "finished, but files failed or are held",
     Exit.CONFIG: "the configuration is invalid",
     Exit.TEMPORARY: "temporary: the API cannot be reached, or asks to wait",
-    Exit.PAUSED: "the account is paused",
+    Exit.PAUSED: "the account or the folder is paused",
     Exit.ANOTHER: "another instance runs on this state folder",
     Exit.NO_DAEMON: "no daemon runs",
     Exit.INTERRUPTED: "interrupted",
