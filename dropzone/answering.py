@@ -90,6 +90,7 @@ class Answering:
             "crc": self._daemon.config.crc,
             "unmade": list(self._daemon.config.unmade),
             "fault": self._daemon.fault,
+            "away": list(self._daemon.away),
             "steps": {id: asdict(step) for id, step in self._board.steps().items()},
         }
 

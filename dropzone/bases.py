@@ -21,7 +21,13 @@ class Bases:
         self._intake = intake
         self._voice = voice
         self._taken: set[Path] = set()
-        self._away: set[Path] = set()  # they could not be taken up, and somebody was told of it
+        # Which cannot be used, and why. Exchanged, never changed: whoever asks for the status reads it meanwhile.
+        self._away: dict[Path, str] = {}
+
+    @property
+    def away(self) -> tuple[str, ...]:
+        """Why which work folders cannot be used, a sentence each."""
+        return tuple(self._away.values())
 
     def take_up(self, wanted: Iterable[Path]) -> Iterator[tuple[list[Drop], bool]]:
         """Take up those of `wanted` that were not yet: the drops that were adopted, and whether others were held.
@@ -34,7 +40,6 @@ class Bases:
                 drops = self._intake.take_up(base)
             except FolderError as fault:
                 self._leave(base, fault, told=base in self._away)
-                self._away.add(base)
                 continue
             if doubt:
                 mend = "look in OptiPub for what is held as no record"
@@ -42,7 +47,7 @@ class Bases:
             # Only behind the caller's part: if that fails, the next round does all of it again.
             yield drops, bool(doubt)
             self._taken.add(base)
-            self._away.discard(base)
+            self._welcome(base)
 
     def adopt(self) -> None:
         """Give rows to files in any work/ that a fault of the machine left without."""
@@ -59,6 +64,8 @@ class Bases:
                 self._intake.mark(base)
             except FolderError as fault:
                 self._leave(base, fault, told=True)
+            else:
+                self._welcome(base)
 
     def _leave(self, base: Path, fault: FolderError, *, told: bool) -> None:
         """Go on without a base, as when its mount is gone. A fault of the machine is raised instead."""
@@ -66,3 +73,8 @@ class Bases:
             raise fault
         if not told:
             self._voice.warn("a work folder cannot be used", path=str(base / "work"), why=str(fault))
+        self._away = self._away | {base: str(fault)}
+
+    def _welcome(self, base: Path) -> None:
+        if base in self._away:
+            self._away = {other: why for other, why in self._away.items() if other != base}

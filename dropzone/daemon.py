@@ -241,6 +241,11 @@ class Daemon:
         """The fault of the machine for which intake and sending pause, or an empty string."""
         return self._fault
 
+    @property
+    def away(self) -> tuple[str, ...]:
+        """Why which work folders cannot be used, a sentence each. Any thread may ask."""
+        return self._bases.away
+
     def _hasten(self, names: Iterable[str]) -> None:
         """Have these accounts tried at once: something is new that may have mended them."""
         now = self._now()

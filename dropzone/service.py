@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from dropzone.control import user_name
 from dropzone.errors import DropzoneError, FolderError
 from dropzone.folders.probing import mount_of
 
@@ -32,8 +33,10 @@ class LockedError(DropzoneError):
 def state_lock(state_dir: Path) -> Iterator[None]:
     """Hold the state folder for this process alone. Raises LockedError; the kernel frees it however we end.
 
-    Raises FolderError where it is on a network file system: locks and syncs may mean nothing there.
+    Raises FolderError where it is on a network file system: locks and syncs may mean nothing there; and for root where
+    it belongs to somebody else, whom root's files in it would keep out for good.
     """
+    _refuse_root(state_dir)
     if os.path.isdir(state_dir) and not (mount := mount_of(state_dir)).local:
         why = f"it is on {mount.type}, and SQLite on a network file system can lose what was promised to the server"
         raise FolderError("use", str(state_dir), why, "Move it to a local disk and set state_dir to that place")
@@ -51,6 +54,14 @@ def state_lock(state_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _refuse_root(state_dir: Path) -> None:
+    owner = state_dir.stat().st_uid if state_dir.is_dir() else 0
+    if os.geteuid() == 0 and owner != 0:
+        name = user_name(owner)
+        hint = f"Run it as that user: runuser -u {name} -- dropzone run"
+        raise FolderError("use", str(state_dir), f"it belongs to {name}, and this is root", hint)
 
 
 def notify(**facts: str) -> None:

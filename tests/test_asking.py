@@ -150,6 +150,24 @@ def test_a_wrong_setting_elsewhere_does_not_keep_from_asking(lived: Scene) -> No
         assert "config check" in err
 
 
+def test_a_work_folder_that_the_daemon_cannot_use_is_told(scene: Scene) -> None:
+    """Nothing goes through it, which no folder's line shows: `status` says so and where to look, until it is mended."""
+    mark = scene.config.root / "work" / ".ledger"
+    mark.mkdir()
+    with daemon_on(scene) as daemon:
+        (why,) = objects(scene, "status")[0]["away"]
+        assert str(mark) in why
+        code, out, _ = ask(scene, "status")
+        shown = " ".join(out.split())
+        assert code == 3
+        assert "! the daemon runs" in shown
+        assert f"nothing goes through a work folder: {why}. What to type: dropzone doctor" in shown
+        mark.rmdir()
+        daemon.reload()
+        assert objects(scene, "status")[0]["away"] == []
+        assert ask(scene, "status")[0] == 0
+
+
 def test_an_older_configuration_than_the_files_is_told(scene: Scene) -> None:
     """The file was changed, and nobody has reloaded: `status` says so, `why` answers by what the daemon goes by."""
     file = scene.at / "dropzone.yaml"

@@ -1321,6 +1321,20 @@ def test_a_key_is_read_from_each_source(tmp_path: Path, monkeypatch: pytest.Monk
     assert Secret(source="credential", name="optipub").read() == KEY
 
 
+def test_a_shell_finds_the_credential_of_the_running_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever types `segment create` has no CREDENTIALS_DIRECTORY; what the service was given is the service's own."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.setattr("dropzone.config.secret.SERVICE", tmp_path / "of the service")
+    with pytest.raises(DropzoneError):
+        Secret(source="credential", name="optipub").read()
+    (tmp_path / "of the service").mkdir()
+    (tmp_path / "of the service" / "optipub").write_text(KEY)
+    assert Secret(source="credential", name="optipub").read() == KEY
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "optipub").write_text("its-own")
+    assert Secret(source="credential", name="optipub").read() == "its-own"
+
+
 def test_a_credential_may_show_the_rights_of_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service manager guards the folder; the file shows a group right where an access list lets our user in."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))

@@ -575,9 +575,11 @@ def test_a_work_folder_that_is_gone_does_not_keep_the_others_waiting(tmp_path: P
         assert kit.states() == {"a.csv": State.DONE}
         assert kit.told("a work folder cannot be used")[0]["path"] == str(spool / "work")
         assert [line["name"] for line in kit.told("left alone")] == ["g.csv"]
+        assert [str(spool / "work") in why for why in kit.daemon.away] == [True]
         (tmp_path / "away").rename(spool)
         kit.after(ENVIRONMENT_S)
         assert kit.states() == {"a.csv": State.DONE, "g.csv": State.DONE}
+        assert kit.daemon.away == ()
 
 
 def test_a_work_folder_that_is_away_at_the_start_is_taken_up_once_it_is_back(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -601,9 +603,11 @@ def test_a_work_folder_that_is_away_at_the_start_is_taken_up_once_it_is_back(tmp
             kit.after(ROUND_S)
         assert kit.states() == {"a.csv": State.DONE, "g.csv": State.QUEUED}
         assert [line["path"] for line in kit.told("a work folder cannot be used")] == [str(spool / "work")]
+        assert [str(spool / "work") in why for why in kit.daemon.away] == [True]
         (tmp_path / "away").rename(spool)
         kit.after(ROUND_S)
         kit.after(AWAY_S)
+        assert kit.daemon.away == ()
         assert kit.states() == {"a.csv": State.DONE, "g.csv": State.DONE}
         assert Folders().read_mark(spool).ledger == kit.ledger.id
 
@@ -814,6 +818,16 @@ def test_a_state_folder_on_a_network_file_system_is_refused() -> None:
     """Whatever is not known to be local counts as one, here the kernel's own /proc: no lock, so no ledger is opened."""
     with pytest.raises(FolderError, match="SQLite on a network file system"), state_lock(Path("/proc/self")):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_root_does_not_run_on_the_state_folder_of_another_user(tmp_path: Path) -> None:
+    """A ledger of root's in it would keep that user's daemon out: nothing is made, and the way to run it is told."""
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(FolderError, match="and this is root") as refused, state_lock(tmp_path):
+        pass
+    assert refused.value.hint.startswith("Run it as that user: runuser -u ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_state_folder_that_is_missing_is_named_with_the_mend(tmp_path: Path) -> None:

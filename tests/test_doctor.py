@@ -146,6 +146,29 @@ def test_what_the_daemons_user_may_do_is_tried_as_that_user(scene: Scene) -> Non
 
 
 @as_root
+def test_a_state_folder_that_the_daemon_may_not_enter_or_write_is_a_fault(scene: Scene) -> None:
+    """As `init` or `run` of root's leaves it: the mend gives all of it to the daemon's user, and then all is well."""
+    give_to_nobody(scene)
+    install(scene, UNIT, paths=f"[Service]\nReadWritePaths={scene.at}\n")
+    state = scene.config.state_dir
+    (state / "lock").touch(0o640)  # root's
+    (fault,) = faults(patient(scene))
+    assert "nobody may not write lock in it" in fault.what
+    assert fault.mend == f"chown -R nobody: {state}"
+    os.chown(state, 0, 0)
+    (fault,) = faults(patient(scene))
+    assert (fault.subject, fault.mend) == (f"state_dir {state}", f"chown -R nobody: {state}")
+    for path in (state, state / "lock"):
+        os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+    assert faults(patient(scene)) == []
+    mark = scene.config.root / "work" / ".ledger"
+    mark.touch(0o640)  # root's, too
+    assert {fault.mend for fault in faults(patient(scene))} == {f"chown -R nobody: {mark.parent}"}
+    os.chown(mark, NOBODY.pw_uid, NOBODY.pw_gid)
+    assert faults(patient(scene)) == []
+
+
+@as_root
 def test_an_unreadable_file_of_a_partner_is_a_fault(scene: Scene) -> None:
     """A 0600 upload of another user: named, escaped, with the chmod; what no folder takes is not looked at."""
     give_to_nobody(scene)
@@ -558,6 +581,23 @@ def test_what_a_unit_may_lack(scene: Scene, old: str, new: str, says: str) -> No
     assert old in UNIT
     install(scene, UNIT.replace(old, new), paths=f"[Service]\nReadWritePaths={scene.at}\n")
     assert any(says in remark.mend for remark in unit_remarks(scene))
+
+
+def test_a_program_in_somebodys_home_is_hidden(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A venv elsewhere whose Python is pyenv's: the service could not start it. With ProtectHome=no it can."""
+    home, program = scene.at / "home", scene.at / "dropzone"
+    (home / "pyenv").mkdir(parents=True)
+    (home / "pyenv" / "python3").touch(0o755)
+    (scene.at / "python3").symlink_to(home / "pyenv" / "python3")
+    program.write_text(f"#!{scene.at / 'python3'}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("dropzone.operate.doctor.unit._HOMES", (home,))
+    place = install(scene, UNIT, paths=f"[Service]\nReadWritePaths={scene.at}\nExecStart=\nExecStart={program} run\n")
+    (remark,) = unit_remarks(scene)
+    assert f"needs {home / 'pyenv' / 'python3'}, which ProtectHome= hides" in remark.what
+    assert "/usr/bin/python3 -m venv" in remark.mend
+    (place / f"{NAME}.d" / "homes.conf").write_text("[Service]\nProtectHome=no\n")
+    assert unit_remarks(scene)[0].severity is Severity.OK
 
 
 def test_a_credential_that_the_unit_does_not_load(scene: Scene) -> None:

@@ -83,12 +83,14 @@ def test_the_key_is_dead(tmp_path: Path, sandbox: Sandbox) -> None:
     with daemon_on(here.scene) as daemon:
         here.scene.put("a.csv", ROWS)
         daemon.wait_for("not taken")
-        seen = here.type("status")
+        seen = here.type("status", code=3)
         assert "account main is paused" in seen
         assert "make a new one in OptiPub and put it where the account's api_key points" in " ".join(seen.split())
         key.write_text(KEY)
         here.type("resume", "main")  # it would look at the file by itself within seconds
         daemon.wait_for("filed as done/")
+        assert ask(here.scene, "pause", "main")[0] == 0
+        assert ask(here.scene, "status")[0] == 0, "who paused it knows"
     assert [drop.state for drop in here.drops()] == [State.DONE]
 
 

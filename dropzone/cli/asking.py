@@ -28,7 +28,8 @@ def status(ctx: click.Context, watch: bool, every: float, as_json: bool) -> None
     A folder's line: drops that wait and since when, drops that a person must look at, drops that failed within a day,
     when the next one is due, when OptiPub last took a file, and how many rows it had.
 
-    Ends with 3 where drops wait for a person, with 8 where no daemon runs.
+    Ends with 3 where a person must do something: look at held drops, renew a key, mend the machine. With 8 where no
+    daemon runs.
 
     \b
     Example:
@@ -53,7 +54,7 @@ def status(ctx: click.Context, watch: bool, every: float, as_json: bool) -> None
         render.say(render.status(overview, now()))
     if not overview.health.running:
         ctx.exit(Exit.NO_DAEMON)
-    ctx.exit(Exit.LEFT_OVER if any(folder.held for folder in overview.folders) else Exit.DONE)
+    ctx.exit(Exit.LEFT_OVER if overview.needs_somebody else Exit.DONE)
 
 
 @click.command()

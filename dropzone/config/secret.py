@@ -11,6 +11,8 @@ from dropzone.errors import DropzoneError, printable
 from dropzone.values import value
 
 MAX_LENGTH = 4096  # characters; the server takes no header line near that
+# Where systemd has put the credentials of the service while it runs: root, who types a command, finds them there.
+SERVICE = Path("/run/credentials/dropzone.service")
 
 
 @value
@@ -62,7 +64,7 @@ class Secret:
             case "file":
                 return Path(self.name)
             case "credential":
-                folder = os.environ.get("CREDENTIALS_DIRECTORY")
+                folder = os.environ.get("CREDENTIALS_DIRECTORY") or (SERVICE if SERVICE.is_dir() else None)
                 return Path(folder, self.name) if folder else None
 
     def _from_environment(self) -> str:
@@ -73,7 +75,8 @@ class Secret:
     def _from_file(self) -> str:
         if (path := self._path()) is None:
             hint = (
-                f"Add 'LoadCredential={self.name}:/etc/…' to the unit; without systemd, name an env or a file instead"
+                "A shell finds it while the service runs. The service itself: add "
+                f"'LoadCredential={self.name}:/etc/…' to the unit; without systemd, name an env or a file instead"
             )
             raise DropzoneError(f"{self} is not there: CREDENTIALS_DIRECTORY is not set", hint)
         try:

@@ -279,7 +279,7 @@ class SQLiteReader:
     def find_damage(self) -> str:
         with self._reading as db:
             (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        return "" if found == "ok" else str(found)
+        return "" if found == "ok" else " ".join(str(found).split())  # SQLite tells it in lines
 
     def close(self) -> None:
         with self._lock:
@@ -529,7 +529,8 @@ class _Translated:
             case UnicodeError():  # a half of a character, which no file of text can hold
                 raise LedgerError("a text cannot be written down", "Use plain characters") from error
             case OSError():
-                hint = "Ask as root or as the daemon's own user" if isinstance(error, PermissionError) else ""
+                mine = "Ask as root or as the daemon's own user; 'dropzone doctor' tells what keeps that one out"
+                hint = mine if isinstance(error, PermissionError) else ""
                 raise LedgerError(f"cannot use the ledger {self._path}: {error.strerror}", hint) from error
             case _:
                 pass

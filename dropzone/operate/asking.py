@@ -37,6 +37,7 @@ class Health:
     pid: int | None = None
     since: float | None = None  # when it started, in seconds since the epoch
     fault: str = ""  # of the machine, for which intake and sending pause
+    away: tuple[str, ...] = ()  # why which work folders cannot be used
     unmade: tuple[str, ...] = ()  # folders that are not watched, because their segment is still to be created
     unasked: str = ""  # why a daemon that runs could not be asked
     outdated: bool = False  # the configuration file was changed since the daemon read it
@@ -60,6 +61,7 @@ class Health:
             pid=answer.get("pid"),
             since=answer.get("since"),
             fault=str(answer.get("fault", "")),
+            away=tuple(map(str, answer.get("away", ()))),
             unmade=tuple(map(str, answer.get("unmade", ()))),
             outdated=answer.get("crc", crc) != crc,
             steps=steps,
@@ -247,6 +249,13 @@ class Overview:
     health: Health
     folders: tuple[FolderStatus, ...]
     accounts: tuple[AccountStatus, ...]
+
+    @property
+    def needs_somebody(self) -> bool:
+        """Whether anything waits for a person: held drops, a key, the machine. What a person has paused does not."""
+        paused = [each.facts.until for each in self.accounts if each.facts.condition is Condition.PAUSED]
+        shut = bool(self.health.fault or self.health.away)
+        return shut or any(folder.held for folder in self.folders) or any(map(math.isfinite, paused))
 
 
 def overview(

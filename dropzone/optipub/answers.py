@@ -89,7 +89,10 @@ _MENDS = {
     410: "The segment is gone: name another one in the folder's segment_id",
     413: "The file is too large for it: hand it over in parts, or ask OptiPub for its limit",
 }
-_NEW_KEY = "Keys end after one year: make a new one in OptiPub and put it where the account's api_key points"
+NEW_KEY = (
+    "Keys end after one year: make a new one in OptiPub and put it where the account's api_key points "
+    "(a credential is read at a start only: systemctl restart dropzone)"
+)
 
 
 def read_answer(signal: Answer | Break, offer: Offer) -> Outcome:
@@ -101,13 +104,13 @@ def read_answer(signal: Answer | Break, offer: Offer) -> Outcome:
         case 201:
             return _read_created(signal, offer)
         case 302 if names_login(signal.location, offer):
-            what = f"it does not know the API key of account {offer.account}. {_NEW_KEY}"
+            what = f"it does not know the API key of account {offer.account}. {NEW_KEY}"
             return _pause(signal, offer, f", its login page: {what}")
         case 301 | 303 | 307 | 308:
             what = f"the base_url of account {offer.account} is not the right address. Set it to the one meant there"
             return _pause(signal, offer, f": {what}")
         case 401:
-            what = f"it does not know the API key of account {offer.account}. {_NEW_KEY}"
+            what = f"it does not know the API key of account {offer.account}. {NEW_KEY}"
             return _pause(signal, offer, f": {what}")
         case 403:
             what = f"the API key of account {offer.account} may not do this. Give its user the right to import segments"

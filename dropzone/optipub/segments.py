@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from dropzone.config import Account
 from dropzone.errors import OperatorError
-from dropzone.optipub.answers import Answer, Break, Offer, names_login, said
+from dropzone.optipub.answers import NEW_KEY, Answer, Break, Offer, names_login, said
 from dropzone.optipub.client import FAULTS, OptiPub, build_request, in_words, read_response
 
 if TYPE_CHECKING:
@@ -163,9 +163,9 @@ def read_created(signal: Answer | Break, offer: Offer) -> Outcome:
         case 201:
             return _read_201(signal, offer, quoted)
         case 401:
-            return NotCreated(why=offer.line(f"{answered}: it does not know the key{quoted}"), hint=_NEW_KEY)
+            return NotCreated(why=offer.line(f"{answered}: it does not know the key{quoted}"), hint=NEW_KEY)
         case 302 if names_login(signal.location, offer):
-            return NotCreated(why=f"{answered}, its login page: it does not know the key", hint=_NEW_KEY)
+            return NotCreated(why=f"{answered}, its login page: it does not know the key", hint=NEW_KEY)
         case 301 | 303 | 307 | 308:
             hint = "Set the account's base_url to the address that is meant"
             return NotCreated(why=f"{answered}: base_url is not the right address", hint=hint)
@@ -179,7 +179,6 @@ def read_created(signal: Answer | Break, offer: Offer) -> Outcome:
 
 
 _LATER = "Try again later"
-_NEW_KEY = "Keys end after one year: make a new one in OptiPub and put it where the account's api_key points"
 
 
 def _read_201(answer: Answer, offer: Offer, quoted: str) -> Outcome:

@@ -147,7 +147,7 @@ def engine() -> str:
     """What runs the patterns here, in words for `doctor` and `check -v`."""
     name = best().name
     if not best().trusted:
-        return "nothing: this Python cannot be trusted with them (3.11.5 can, or install dropzone[fast])"
+        return "none, for re of Python before 3.11.5 is not exact (RE2 is: install dropzone[fast])"
     return "RE2" if name == "RE2" else f"Python's {name} (RE2 is faster: install dropzone[fast])"
 
 

@@ -54,12 +54,14 @@ def _health(health: Health, now: float) -> Iterator[str]:
     since = f" for {age(now - health.since)}" if health.since is not None else ""
     version = f", version {one_line(health.version)}" if health.version else ""
     pid = f", pid {health.pid}" if health.pid else ""
-    mark, colour = ("!", "red") if health.fault else ("+", "green")
+    mark, colour = ("!", "red") if health.fault or health.away else ("+", "green")
     yield from marked(mark, colour, f"the daemon runs{since}{version}{pid}", gap=1)
     if health.outdated:
         yield from below(f"it goes by an older configuration than the file's. {RELOAD}")
     if health.fault:
         yield from below(f"intake and sending pause: {one_line(health.fault)}")
+    for why in health.away:
+        yield from below(f"nothing goes through a work folder: {one_line(why)}. What to type: dropzone doctor")
 
 
 def _account(account: AccountStatus, now: float) -> Iterator[str]:
@@ -138,6 +140,7 @@ def status_members(seen: Overview) -> Iterator[dict[str, Any]]:
         "pid": health.pid,
         "since": stamp(health.since),
         "fault": one_line(health.fault),
+        "away": [one_line(why) for why in health.away],
         "outdated": health.outdated,
         "steps": {id: step_member(step) for id, step in health.steps.items()},
     }

@@ -40,6 +40,8 @@ def _age(subject: str, account: Account, now: float) -> Iterator[Remark]:
         yield note(subject, what, "set key_created: to that day")
         return
     mend = "make a new key in OptiPub, put it where api_key: points, and set key_created:"
+    if account.api_key.source == "credential":
+        mend += "; then systemctl restart dropzone"
     if days <= 0:
         yield fault(subject, "its key is more than a year old: OptiPub does not know it any more", mend)
     elif days <= _WARN_DAYS:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import ssl
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,7 +117,8 @@ def examine_program() -> Iterator[Remark]:
     if "RE2" in name:
         yield ok("CSV engine", f"{name}, {cores} core{'s' if cores > 1 else ''}")
     else:
-        yield note("CSV engine", f"{name}: large files take several times as long", "pip install 'dropzone[fast]'")
+        mend = f"{shlex.quote(f'{sys.prefix}/bin/pip')} install 'dropzone[fast]'"  # another pip is not this program's
+        yield note("CSV engine", f"{name}: large files take several times as long", mend)
 
 
 def examine_trust(config: Config) -> Iterator[Remark]:

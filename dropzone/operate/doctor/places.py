@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import stat
@@ -19,6 +20,7 @@ from dropzone.readiness import why_ignored
 _LEAST_FREE = 512 << 20  # bytes; below, a prepared copy of a large file may not fit any more
 _LEAST_FREE_SHARE = 0.02
 _NAMED = 3  # names in one remark
+_STATE = ("lock", "ledger.db", "ledger.db-wal", "ledger.db-shm")
 
 
 def examine_state(config: Config, user: User) -> Iterator[Remark]:
@@ -28,7 +30,8 @@ def examine_state(config: Config, user: User) -> Iterator[Remark]:
     try:
         mount = mount_of(place)
     except FolderError as error:
-        yield of_error(subject, error, "dropzone init")
+        shut = error.errno == errno.EACCES
+        yield of_error(subject, error, f"chown -R {user.name}: {_shown(place)}" if shut else "dropzone init")
         return
     if not mount.local:
         what = f"it is on {mount.type}, and SQLite on a network file system can lose what was promised to the server"
@@ -37,12 +40,19 @@ def examine_state(config: Config, user: User) -> Iterator[Remark]:
         yield fault(subject, "its file system is read-only", f"mount -o remount,rw {mount.point}")
     elif not os.access(place, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         yield fault(subject, f"{user.name} may not write into it", f"chown -R {user.name}: {_shown(place)}")
+    elif closed := [each for each in _STATE if (place / each).exists() and not _writable(place / each)]:
+        what = f"{user.name} may not write {', '.join(closed)} in it: another user has run it here"  # root, mostly
+        yield fault(subject, what, f"chown -R {user.name}: {_shown(place)}")
     else:
         yield ok(subject, f"on {mount.type}, local, writable for {user.name}")
     if place.stat().st_mode & 0o007:
         what = "anybody on this machine may look into it, and it names files and partners"
         yield warning(subject, what, f"chmod o= {_shown(place)}")
     yield from _space(subject, place)
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.R_OK | os.W_OK, effective_ids=True)
 
 
 def examine_root(config: Config) -> Iterator[Remark]:
@@ -84,6 +94,11 @@ def examine_folder(folder: Folder, user: User, *, acting: bool) -> Iterator[Rema
             try_moves(folder.path, folder.base / "work", filed)
         except FolderError as error:
             yield of_error(subject, error, _own(user, folder))
+            return
+        try:
+            folders.read_mark(folder.base)
+        except FolderError as error:
+            yield of_error(subject, error, f"chown -R {user.name}: {_shown(folder.base / 'work')}")
             return
         yield ok(subject, f"{user.name} may read {_shown(folder.path)} and move files out of it")
     else:

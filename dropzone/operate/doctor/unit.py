@@ -20,6 +20,7 @@ PLACES = tuple(
     for place in ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 )
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+_LINE = 256  # bytes; the kernel reads no longer a line of "#!"
 _RELOAD = "systemctl daemon-reload && systemctl restart dropzone"
 
 
@@ -86,10 +87,28 @@ def _start(unit: Unit, config: Config) -> Iterator[Remark]:
     program = words[0].lstrip("@-:+!") if words else ""
     if not os.access(program, os.X_OK):
         yield fault("unit", f"ExecStart={printable(program)} is no program", f"mend it in {unit.file}; {_RELOAD}")
+    elif hidden := _hidden(unit, program):
+        what = f"ExecStart= needs {printable(hidden)}, which ProtectHome= hides from it"
+        mend = "/usr/bin/python3 -m venv --clear /opt/dropzone; install it there again, and let ExecStart= name that"
+        yield fault("unit", what, mend)
     named = next((words[at + 1] for at, word in enumerate(words[:-1]) if word in ("-c", "--config")), "")
     if named and os.path.realpath(named) != os.path.realpath(config.file):
         what = f"it starts the daemon with {printable(named)}, and this is {printable(str(config.file))}"
         yield warning("unit", what, f"dropzone -c {printable(named)} doctor")
+
+
+def _hidden(unit: Unit, program: str) -> str:
+    """What the program is or is run by, where that lies in somebody's home: a venv of pyenv's or uv's Python does."""
+    if unit.last("ProtectHome", "no") in ("no", "false", "0", "off", "read-only"):
+        return ""
+    try:
+        with open(program, "rb") as file:
+            first = os.fsdecode(file.readline(_LINE))
+    except OSError:  # who asks may run it, and not read it
+        return ""
+    words = first[2:].split() if first.startswith("#!") else []
+    real = map(os.path.realpath, [program, *words[:1]])
+    return next((path for path in real if any(Path(path).is_relative_to(home) for home in _HOMES)), "")
 
 
 def _user(unit: Unit) -> Iterator[Remark]:
