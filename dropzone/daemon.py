@@ -290,9 +290,17 @@ class Daemon:
     def start(self) -> None:
         """Take up what an earlier run left open, and what lies in work/ without a row."""
         self._paused_folders = dict(self._ledger.paused_folders())
+        self._keep_order()
         self._fill_lanes()
         self._use(self._config)
         self._take_up()
+
+    def _keep_order(self) -> None:
+        """Have what waits go on in the lane of its segment's next files, or these would overtake it."""
+        lanes = self._config.lanes
+        for account, segment_id, lane in self._ledger.open_segments():
+            if (wanted := lanes.get((account, segment_id), lane)) != lane:
+                self._ledger.change_lane(account, segment_id, wanted)
 
     def _fill_lanes(self) -> None:
         for lane, account, id in self._unplaced():

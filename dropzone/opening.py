@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dropzone import config as configuration
-from dropzone.errors import ConfigError, FolderError, Problem
+from dropzone.errors import ConfigError, FolderError, Problem, printable
 
 if TYPE_CHECKING:
     from dropzone.config import Config, Glance
@@ -29,13 +29,20 @@ def find_config(named: Path | None) -> Path:
         named = Path(os.environ["DROPZONE_CONFIG"])
     if named is not None:
         return named
-    found = next((place for place in CONFIG_PLACES if place.is_file()), None)
+    found = next(filter(_is_there, CONFIG_PLACES), None)
     if found is None:
         places = " or ".join(map(str, CONFIG_PLACES))
         hint = "Name one with -c FILE; 'dropzone config example' prints one to begin with"
         problem = Problem(line=0, column=0, what="there is no configuration", hint=hint)
         raise ConfigError(places, (problem,))
     return found
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:  # whoever reads it says so in words
+        return True
 
 
 def glance(path: Path) -> Glance:
@@ -68,9 +75,18 @@ def followed(config: Config) -> Config:
     """`config` with the symbolic links in the operator's own paths followed, once and now.
 
     From here on every component is opened without following any, because a partner may exchange one for a link. The
-    inboxes themselves, which partners write into, are not followed even here.
+    inboxes themselves, which partners write into, are not followed even here. Raises FolderError where a link leads
+    through a name that the ledger cannot keep.
     """
-    follow = cache(lambda path: Path(os.path.realpath(path)))
+
+    @cache
+    def follow(path: Path) -> Path:
+        real = os.path.realpath(path)
+        if not _is_text(real):
+            hint = "Rename the folder that is not in UTF-8 on the way, or name another place"
+            raise FolderError("use", str(path), f"it leads to {printable(real)}, which is not in UTF-8", hint)
+        return Path(real)
+
     root = follow(config.root)
 
     def inbox(path: Path) -> Path:
@@ -83,6 +99,15 @@ def followed(config: Config) -> Config:
         for name, folder in config.folders.items()
     }
     return config.having(root=root, folders=folders)
+
+
+def _is_text(path: str) -> bool:
+    """Whether it is UTF-8, as all that the file can say is; a link may lead anywhere."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def open_ledger(config: Config | Glance) -> Reader:
@@ -113,12 +138,12 @@ def lay_out(config: Config) -> list[Path]:
     from dropzone.folders import Folders
 
     made = [*make_missing(config.state_dir, 0o700), *make_missing(config.root, 0o755)]
-    return made + Folders().lay_out(config, inboxes=True)
+    return made + Folders().lay_out(followed(config), inboxes=True)
 
 
 def make_missing(path: Path, mode: int) -> list[Path]:
     """Make a directory of the operator's own where it is missing; what was made. Raises FolderError."""
-    if path.is_dir():
+    if os.path.isdir(path):  # `Path.is_dir` raises where the way to it is closed
         return []
     try:
         path.mkdir(parents=True)

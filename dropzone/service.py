@@ -35,7 +35,7 @@ def state_lock(state_dir: Path) -> Iterator[None]:
     it belongs to somebody else, whom root's files in it would keep out for good.
     """
     _refuse_root(state_dir)
-    if state_dir.is_dir() and not (mount := mount_of(state_dir)).local:
+    if os.path.isdir(state_dir) and not (mount := mount_of(state_dir)).local:
         why = f"it is on {mount.type}, and SQLite on a network file system can lose what was promised to the server"
         raise FolderError("use", str(state_dir), why, "Move it to a local disk and set state_dir to that place")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from dropzone.folders import Folders
 from dropzone.gates import Gates
 from dropzone.intake import Intake
 from dropzone.keeping import prune
-from dropzone.ledger import Ledger
+from dropzone.ledger import Ledger, Reader
 from dropzone.ledger.sqlite import SQLiteLedger
 from dropzone.opening import followed, load, make_missing
 from dropzone.optipub import OptiPub
@@ -65,17 +66,23 @@ class _Accounts:
 
 def _check_root(config: Config) -> None:
     """Raise where the root is not there."""
-    if not config.root.is_dir():
+    if not os.path.isdir(config.root):  # `Path.is_dir` raises where the way to it is closed
         # Perhaps a mount that is missing: making folders below it would hide that, and files with it.
-        raise FolderError("use", str(config.root), "it is not there", "Mount it, or make it with 'dropzone init'")
+        what = "it is not there, or the way to it is closed"
+        raise FolderError("use", str(config.root), what, "Mount it, or make it with 'dropzone init'")
 
 
-def _check_reload(old: Config, new: Config) -> None:
+def _check_reload(old: Config, new: Config, ledger: Reader) -> None:
     """Raise where `new` cannot be taken up by a running daemon."""
     _check_root(new)
     for key in ("state_dir", "concurrency"):
         if getattr(old, key) != getattr(new, key):
             raise OperatorError(f"{key} has changed, and that takes a restart", "Restart dropzone, or change it back")
+    lanes = new.lanes
+    for account, segment_id, lane in ledger.open_segments():
+        if lanes.get((account, segment_id), lane) != lane:  # one of them may be on its way
+            what = f"files of segment {segment_id} are open, and with another order_group the next would overtake them"
+            raise OperatorError(what, "Restart dropzone, or change it once 'dropzone queue' shows none of them")
 
 
 def _check_folders(folders: Folders, config: Config) -> None:
@@ -180,7 +187,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
             reloading()
             try:
                 new = followed(load(path))
-                _check_reload(daemon.config, new)
+                _check_reload(daemon.config, new, ledger)
                 folders.lay_out(new, inboxes=False, occupied=ledger.open_bases())
                 _check_folders(folders, new)
             except (ConfigError, FolderError, LedgerError, OperatorError) as error:

@@ -28,6 +28,7 @@ from typing import Any
 import click
 import pytest
 from scene import KEY, Scene, assert_kept, make_scene
+from unprivileged import as_nobody
 
 from dropzone import __version__, wiring
 from dropzone import config as configuration
@@ -36,7 +37,8 @@ from dropzone.cli import text as plain_text
 from dropzone.cli.demo import _tell_journal, _verdict
 from dropzone.cli.exits import MEANINGS, Exit
 from dropzone.drop import FINISHED, Drop, State
-from dropzone.errors import DropzoneError
+from dropzone.errors import ConfigError, DropzoneError, FolderError
+from dropzone.folders import Folders
 from dropzone.ledger.sqlite import SQLiteReader
 from dropzone.sandbox import Sandbox
 
@@ -315,6 +317,50 @@ def test_init_makes_the_folders_with_their_modes(ask: Ask, tmp_path: Path) -> No
     assert modes["root/work"] == modes["state"] == 0o700
     assert modes["root/done/acme"] == modes["root/failed/acme"] == 0o750
     assert ask("init") == (0, "Everything was there.\n", "")
+
+
+def test_init_goes_through_the_links_of_the_operator(ask: Ask, scene: Scene, tmp_path: Path) -> None:
+    """With a root that is a link, as one to a larger disk, a second time there is nothing to do either."""
+    file = tmp_path / "dropzone.yaml"
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    file.write_text(file.read_text().replace(f"root: {tmp_path}/root", f"root: {tmp_path}/link"))
+    assert ask(*on(scene, "init")) == (0, "Everything was there.\n", "")
+
+
+@pytest.mark.parametrize("word", ["init", "run", "plan", "doctor"])
+def test_a_link_to_what_is_not_utf_8_is_refused_with_its_mend(ask: Ask, scene: Scene, word: str) -> None:
+    """The ledger keeps texts: taken over, the first file would pause all intake as if the machine were at fault."""
+    caf = os.fsdecode(os.fsencode(scene.at) + b"/caf\xe9")
+    scene.config.root.rename(caf)
+    scene.config.root.symlink_to(caf)
+    scene.put("a.csv", ROWS)
+    code, _, err = ask(*on(scene, word))
+    assert code == 1
+    assert f"cannot use {scene.config.root}: it leads to {scene.at}/caf\\xe9, which is not in UTF-8" in err
+    assert "Rename the folder" in err
+    assert scene.inbox.joinpath("a.csv").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="inside it is not root, and owns nothing")
+def test_a_way_that_is_closed_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, spool or configuration behind a folder that we may not pass: no traceback, which would end a daemon."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    scene = make_scene(closed, "https://127.0.0.1:9", folders="acme: {segment_id: 1, mode: lead}")
+    elsewhere = scene.config.having(root=tmp_path, state_dir=closed / "state")
+    closed.chmod(0o700)
+    monkeypatch.setattr(wiring, "CONFIG_PLACES", (closed / "dropzone.yaml",))
+    with as_nobody(owns=[tmp_path]):
+        with pytest.raises(FolderError, match=f"cannot use {closed}/root: it is not there, or the way to it is closed"):
+            wiring._check_root(scene.config.root)
+        with pytest.raises(FolderError, match=f"cannot look at {closed}/root/work: Permission denied"):
+            Folders().lay_out(elsewhere, inboxes=False)
+        assert Folders().lay_out(elsewhere, inboxes=False, occupied={closed / "root"}) == []
+        with pytest.raises(FolderError, match=f"cannot make {closed}/state: Permission denied"):
+            wiring.lay_out(elsewhere)
+        with pytest.raises(ConfigError) as caught:
+            configuration.load(wiring.find_config(None))
+    assert caught.value.problems[0].what == "cannot be read: Permission denied"
 
 
 def test_init_that_cannot_make_a_folder_says_which_and_why(ask: Ask, scene: Scene) -> None:
@@ -1006,6 +1052,31 @@ def test_a_reload_takes_the_new_configuration_or_keeps_the_old(scene: Scene, san
         daemon.wait_for("filed as done/initech/")
         assert daemon.end() == 0
     assert [each.segment for each in sandbox.imports] == [1, 11, 3]
+
+
+def test_the_files_of_a_segment_keep_their_order_whatever_groups_it_comes_into(scene: Scene, sandbox: Sandbox) -> None:
+    """While one waits, a reload refuses another order_group; a restart takes it, and the file that waits along."""
+    good = (scene.at / "dropzone.yaml").read_text()
+    sandbox.fault("status", status=503, headers={"Retry-After": "3600"})
+    with running(scene) as daemon:
+        scene.put("1.csv", b"email\nann@example.com\n")
+        sandbox.wait_for(requests=1, timeout_s=PATIENCE_S)
+        (scene.at / "dropzone.yaml").write_text(good.replace("segment_id: 1,", "segment_id: 1, order_group: g,"))
+        daemon.process.send_signal(signal.SIGHUP)
+        why = daemon.wait_for("the old configuration stays")["why"]
+        assert "files of segment 1 are open" in why
+        assert "Restart dropzone" in why
+        assert daemon.end() == 0
+    scene.put("2.csv", b"email\nbob@example.com\n")
+    with running(scene) as daemon:
+        assert run_process(*command(scene, "resume", "main")).returncode == 0
+        daemon.wait_for("filed as done/acme/")
+        daemon.wait_for("filed as done/acme/")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("the configuration was read again")
+        assert daemon.end() == 0
+    assert [each.first[0] for each in sandbox.imports if each.applied] == ["ann@example.com", "bob@example.com"]
+    assert {drop.lane for drop in drops(scene)} == {"main/group g"}
 
 
 def test_a_reload_during_an_upload_does_not_disturb_it(scene: Scene, sandbox: Sandbox) -> None:

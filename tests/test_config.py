@@ -276,6 +276,15 @@ TEXTS = r"""
     a:\n\tb: 1
     > 2:1: a tab stands where only blanks can indent (replace it by blanks)
 
+    a: 1\n\tb: 1
+    > 2:1: a tab stands where only blanks can indent (replace it by blanks)
+
+    %\na: 1
+    > 1:1: a line cannot begin with % (remove the line, or write it in quotes)
+
+    a: !<x
+    > 1:4: a value cannot begin with ! (write it in quotes)
+
     a: @x
     > 1:4: a value cannot begin with @ (write it in quotes)
 
@@ -344,6 +353,15 @@ def test_the_text_is_refused_in_plain_words(text: str, expected: list[str], load
 
 
 @pytest.mark.parametrize("loader", LOADERS)
+def test_half_a_character_in_an_escape_is_told_in_our_words(loader: Any) -> None:
+    """One reader refuses it itself, the other hands it on."""
+    (problem,) = reader.parse(b'a: "\\ud800"', loader=loader).problems
+    assert (problem.line, problem.column) == (1, 4)
+    assert "escape" in problem.what or "cannot be shown" in problem.what
+    assert "cannot be read as YAML" not in problem.what
+
+
+@pytest.mark.parametrize("loader", LOADERS)
 def test_an_escape_beyond_unicode_is_no_crash(loader: Any) -> None:
     """PyYAML's own scanner raises OverflowError for it; here it is a problem like any other."""
     document = reader.parse(b'a: "\\UFFFFFFFF"', loader=loader)
@@ -380,6 +398,41 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path, name: str) -> None:
     (problem,) = caught.value.problems
     assert problem.what.startswith("cannot be read: ")
     assert (problem.line, problem.column) == (0, 0)
+
+
+MANY = 30_000
+A_LINE_EACH = {
+    "tags": (BASE + "  f{0}: {{segment_id: !x 5, mode: led}}\n", "a tag (!) is not supported"),
+    "values": (BASE + "  f{0}: {{create: {{publication_id: x}}, mode: lead}}\n", "must be a whole number"),
+    "keys": (BASE + "    segment_{0}: 1\n", "is no key of a folder"),
+    "accounts": (BASE + "  f{0}: {{segment_id: {0}, mode: lead, account: m{0}}}\n", "no account is called"),
+}
+
+
+@pytest.mark.parametrize("kind", A_LINE_EACH)
+def test_a_file_that_is_wrong_in_each_line_is_told_as_far_as_anybody_mends_at_once(file: Path, kind: str) -> None:
+    """A thousand problems in the order of the file, then that there are more; what is wrong is looked for no longer."""
+    text, what = A_LINE_EACH[kind]
+    line = text.removeprefix(BASE)
+    problems = told(file, BASE + "".join(line.format(number) for number in range(10, MANY)))
+    assert len(problems) == reader.MAX_PROBLEMS + 1
+    assert all(what in problem for problem in problems[:-1])
+    assert "there are more problems than these 1,000 (mend these, and the others are told)" in problems[-1]
+    assert sum(map(len, problems)) < 300_000
+
+
+def test_a_long_word_is_not_repeated_with_each_problem(file: Path) -> None:
+    """Two megabytes of a key around a thousand mistakes would be two gigabytes of messages."""
+    problems = told(file, f'{BASE}  ? "{"a" * 2_000_000}"\n  : [{"!x 1, " * 900}]\n    settle: {"9" * 100_000}s\n')
+    assert len(problems) > 1
+    assert max(map(len, problems)) < 500
+
+
+def test_an_account_among_very_many_is_told_by_some_of_them(file: Path) -> None:
+    """Which names there are is a hint, not a list of thousands."""
+    accounts = "".join(f"  a{n}: {{base_url: https://h{n}, api_key: {{env: KEY}}}}\n" for n in range(3000))
+    (problem,) = told(file, changed("  main:", accounts + "  main:"))
+    assert problem.endswith("a18, a19 and 2,981 more)")
 
 
 def test_laughter_is_cut_short(file: Path) -> None:
@@ -432,6 +485,9 @@ VALUES = r"""
 
     settle:
     > 5: folders.acme.settle: has no value (a whole number and its unit: 300ms 2s 15m 24h 90d)
+
+    settle: 999999999999d
+    > 13: folders.acme.settle: must be between 0s and 1d, not 999999999999d
 
     settle: 2d
     > 13: folders.acme.settle: must be between 0s and 1d, not 2d
@@ -584,6 +640,15 @@ VALUES = r"""
     account: x
     > 14: folders.acme.account: no account is called x (there is main)
 
+    account: MIAN
+    > 14: folders.acme.account: no account is called MIAN (did you mean main?)
+
+    SETTLE: 2s
+    > 5: folders.acme.SETTLE: is no key of a folder (did you mean settle?)
+
+    repeats: LAST
+    > 14: folders.acme.repeats: must be 'keep', 'last' or 'refuse', not 'LAST' (did you mean last?)
+
     settel: 2s
     > 5: folders.acme.settel: is no key of a folder (did you mean settle?)
 
@@ -601,6 +666,9 @@ VALUES = r"""
 
     on_unknown: {resend_within: soon}
     > 17: folders.acme.on_unknown: must be a duration, not 'soon' (a whole number and its unit: 300ms 2s 15m 24h 90d)
+
+    ignore: ["*.CSV", "*.csv.gz", "x*"]
+    > 13: folders.acme.ignore: has all that include has: no file would ever be taken (remove it from one of the two)
 
     supersede: true
     > 16: folders.acme.supersede: would lose rows: without clear, files add up (remove it, or set clear: true)
@@ -626,6 +694,9 @@ def test_a_path_has_an_end(file: Path) -> None:
     """A path that no system call would take is told before it is tried."""
     assert told(file, f"{BASE}    spool: /{'x' * 4095}\n") == [
         ":11:12: folders.acme.spool: is longer than any path can be (at most 4095 bytes)"
+    ]
+    assert told(file, f"{BASE}    spool: /a/{'ä' * 128}\n") == [
+        ":11:12: folders.acme.spool: has a part that is longer than any name can be (at most 255 bytes from / to /)"
     ]
 
 
@@ -704,6 +775,12 @@ LINES = r"""
 
     api_key: { -> key_created: 2026-02-30\n    api_key: {
     > 6:18: accounts.main.key_created: '2026-02-30' is no day of the calendar (year-month-day, as in 2026-03-01)
+
+    api_key: { -> key_created: "20260301"\n    api_key: {
+    > 6:18: accounts.main.key_created: '20260301' is no day of the calendar (year-month-day, as in 2026-03-01)
+
+    api_key: { -> key_created: 2026-W10-1\n    api_key: {
+    > 6:18: accounts.main.key_created: '2026-W10-1' is no day of the calendar (year-month-day, as in 2026-03-01)
 
     api_key: { -> key_created: 2026\n    api_key: {
     > 6:18: accounts.main.key_created: must be a date, not 2026 (year-month-day, as in 2026-03-01)
@@ -926,6 +1003,16 @@ def test_folders_of_one_segment_must_agree(file: Path, both: str, expected: list
     first, _, second = both.partition("\n")
     text = BASE.partition("  acme:")[0] + f"  one: {first}\n  two: {second}\n"
     assert told(file, text) == [f":{problem}" for problem in expected]
+
+
+def test_two_accounts_of_one_installation_cannot_share_a_segment(file: Path) -> None:
+    """Each account has its lanes: the files of one segment would overtake each other, and wrong kinds pass unseen."""
+    text = changed("  main:", "  other: {base_url: https://Publisher.example.com/, api_key: {env: KEY}}\n  main:")
+    text += "    account: main\n  two: {segment_id: 7, mode: suppress, hash: md5, account: other}\n"
+    kind, account = told(file, text)
+    assert kind.startswith(":13:21: folders.two.segment_id: folder acme imports into segment 7 with mode lead")
+    what = "folder acme feeds this segment too, by account main of the same installation (give both the same account)"
+    assert account == f":13:60: folders.two.account: {what}"
 
 
 def test_segments_of_different_accounts_have_nothing_in_common(file: Path) -> None:
@@ -1513,7 +1600,15 @@ def test_settings_of_an_older_version_get_the_new_defaults(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "what"), [("", "no JSON"), ("[]", "no JSON"), ('{"mode": "x", "later": 1}', "account, base, later, mode")]
+    ("text", "what"),
+    [
+        ("", "no JSON"),
+        ("[]", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ('{"mode": "x", "later": 1}', "account, base, later, mode"),
+        (r'{"path": "/\ud800", "create": {"name": "x"}}', "account, base, create.publication_id, mode, name, path"),
+        (r'{"mode": "lead", "path": "/../\u0000", "scan": NaN}', "account, base, name, path, scan"),
+    ],
 )
 def test_stored_settings_that_are_none_say_so(text: str, what: str) -> None:
     """A damaged row is an error with a mend, not a traceback of a library."""
@@ -1654,6 +1749,8 @@ def test_retention_is_off_by_default_and_merged_key_by_key(file: Path) -> None:
 def as_editor_sees(value: object) -> object:
     """The values of our reader as JSON has them."""
     match value:
+        case Odd(kind="number", text=text) if text.isdigit():
+            return int(text)
         case Odd():
             return value.text or None
         case dict():
@@ -1697,6 +1794,12 @@ def test_the_schema_takes_the_example() -> None:
         "rename: {a: B}",
         "hash: sha1",
         "repeats:",
+        "segment_id: 1000000000000000000",
+        "guards: {max_bytes: 1000000000000000000}",
+        "extra_fields: {a: 1000000000000000000}",
+        "encoding: a b",
+        "rename: {' ': email}",
+        "create: {publication_id: 7, redirect_url: https://exämple.com}",
     ],
 )
 def test_the_schema_finds_what_the_loader_finds(file: Path, line: str) -> None:
@@ -1705,6 +1808,30 @@ def test_the_schema_finds_what_the_loader_finds(file: Path, line: str) -> None:
     text = re.sub(rf"    {key}:.*\n", "", BASE) + f"    {line}\n"
     assert told(file, text)
     assert not is_valid(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("https://publisher.example.com", "https://exämple.com"),
+        ("https://publisher.example.com", "https://example.com/a b"),
+        ("{credential: optipub}", "{env: K}\n    key_created: '20260301'"),
+        ("{credential: optipub}", "{env: K}\n    proxy: http://p/x"),
+        ("  acme:\n    segment_id: 7\n    mode: lead\n", "  {}\n"),
+    ],
+)
+def test_the_schema_finds_what_is_wrong_around_folders(file: Path, old: str, new: str) -> None:
+    """Addresses, days, and a file without folders."""
+    assert told(file, changed(old, new))
+    assert not is_valid(changed(old, new))
+
+
+def test_the_schema_takes_sections_whose_keys_are_commented_out(file: Path) -> None:
+    """An editor is content with what the program is content with."""
+    text = BASE + "    guards:\n    retry:\n    rename:\n    extra_fields:\ndefaults:\n"
+    text = text.replace("    api_key", "    timeouts:\n    api_key")
+    assert told(file, text) == []
+    assert is_valid(text)
 
 
 def test_the_schema_says_what_the_fields_say() -> None:
@@ -1719,7 +1846,8 @@ def test_the_schema_says_what_the_fields_say() -> None:
     assert schema["required"] == ["root", "state_dir", "accounts", "folders"]
     assert all("description" in part for part in folder.values())
     assert len(schema["$defs"]["Account"]["properties"]["api_key"]["oneOf"]) == 3
-    assert '"null"' not in json.dumps(schema)
+    blank = {name for name, part in folder.items() if '"null"' in json.dumps(part)}
+    assert blank == {"extra_fields", "rename", "guards", "retry", "retention"}  # their keys may be commented out
 
 
 # ------------------------------------------------------------------------------------------------- whatever comes

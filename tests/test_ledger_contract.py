@@ -154,6 +154,21 @@ def test_drops_come_in_the_order_of_their_claims_not_of_their_ids(ledger: Ledger
     assert ledger.open_lanes() == [("main/7", "Z9"), ("main/7", "A1")]
 
 
+def test_what_is_open_of_a_segment_can_change_its_lane(ledger: Ledger) -> None:
+    """All of it, held or not, and nothing of another segment or account; what is finished keeps its own."""
+    live(ledger, "A1")
+    live(ledger, "A2", Withheld(guard="min_rows", why="few"))
+    live(ledger, "A3", CheckFailed(report=REPORT), Filed(path="x"))
+    ledger.commit("B1", replace(CLAIMED, segment_id=8, lane="main/8"), at=1.0)
+    ledger.commit("C1", replace(CLAIMED, account="other", lane="other/7"), at=1.0)
+    assert sorted(ledger.open_segments()) == [("main", 7, "main/7"), ("main", 8, "main/8"), ("other", 7, "other/7")]
+    ledger.change_lane("main", 7, "main/group g")
+    assert [drop.lane for drop in ledger.find_drops()] == [
+        "main/group g", "main/group g", "main/7", "main/8", "other/7",
+    ]  # fmt: skip
+    assert ("main", 7, "main/group g") in ledger.open_segments()
+
+
 def test_finding_by_state_folder_and_prefix(ledger: Ledger) -> None:
     """The questions of the command line."""
     live(ledger, "AB1")
@@ -368,6 +383,7 @@ QUESTIONS: dict[str, Callable[[SQLiteReader, Drop], object]] = {
     "find_named": lambda ledger, drop: ledger.find_named(drop.folder, b"another", limit=3),
     "failed_since": lambda ledger, drop: ledger.failed_since(0.0, folders=[drop.folder]),
     "open_lanes": lambda ledger, _: ledger.open_lanes(),
+    "open_segments": lambda ledger, _: ledger.open_segments(),
     "standings": lambda ledger, _: ledger.standings(),
     "history": lambda ledger, drop: ledger.history(drop.id),
     "attempts": lambda ledger, drop: ledger.attempts(drop.id),

@@ -111,8 +111,13 @@ class Form:
         return found
 
     def missing(self, values: Mapping[str, object]) -> set[str]:
-        """The fields without a default for which there is nothing in `values`."""
-        return {name for name, field in self.fields.items() if field.default is MISSING} - values.keys()
+        """The fields without a default for which there is nothing in `values`; of a section as ``section.field``."""
+        missing = {name for name, field in self.fields.items() if field.default is MISSING} - values.keys()
+        for name, inside in values.items():
+            field = self.fields.get(name)
+            if field and isinstance(field.kind, Section) and isinstance(inside, dict):
+                missing |= {f"{name}.{each}" for each in field.kind.form.missing(inside)}
+        return missing
 
     def over(self, name: str, default: Any, own: Any) -> Any:
         """What `own` of the file means for a field where `default` was meant without it: of a section, key by key."""
@@ -198,7 +203,10 @@ class Section:
 
     @property
     def schema(self) -> dict[str, Any]:
-        return {"$ref": f"#/$defs/{self.form.title}"}
+        inside = {"$ref": f"#/$defs/{self.form.title}"}
+        # Without a value it is one whose keys are all commented out, which a key that is needed cannot be.
+        needed = any(key.needed for key in self.form.keys.values())
+        return inside if needed else {"anyOf": [inside, {"type": "null"}]}
 
     def take(self, written: object, place: Place, notes: Notes) -> Any:
         found = _mapping(written, notes, place, may_be_blank=True)
@@ -220,6 +228,7 @@ class Named:
         inside = {"$ref": f"#/$defs/{self.form.title}"}
         return {
             "type": "object",
+            "minProperties": 1,
             "patternProperties": {kinds.NAME.schema["pattern"]: inside},
             "additionalProperties": False,
         }
@@ -256,9 +265,12 @@ class Pairs:
 
     @property
     def schema(self) -> dict[str, Any]:
-        if pattern := self.name.schema.get("pattern"):
-            return {"type": "object", "patternProperties": {pattern: self.each.schema}, "additionalProperties": False}
-        return {"type": "object", "propertyNames": self.name.schema, "additionalProperties": self.each.schema}
+        names = self.name.schema["pattern"]
+        return {
+            "type": ["object", "null"],
+            "patternProperties": {names: self.each.schema},
+            "additionalProperties": False,
+        }
 
     def take(self, written: object, place: Place, notes: Notes) -> Any:
         pairs = _mapping(written, notes, place, may_be_blank=True)

@@ -10,23 +10,24 @@ import codecs
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 from dropzone.config import units
 from dropzone.config.secret import Secret
 from dropzone.config.units import Share
-from dropzone.config.yaml import Odd, Place, is_blank
-from dropzone.errors import printable
+from dropzone.config.yaml import Odd, Place, cut, is_blank
 from dropzone.values import value
 
 _Value = TypeVar("_Value")
 
 
+MAX_NUMBER = 10**18 - 1  # what the reader of YAML takes for a whole number
 SPOILED = object()  # in place of a value that is wrong
 
 
@@ -79,16 +80,13 @@ def shown(value: object) -> str:
     """`value` in a message: short, in one line."""
     match value:
         case str():
-            return f"'{printable(value[:_SHOWN])}{'…' if len(value) > _SHOWN else ''}'"
+            return f"'{cut(value)}'"
         case Odd():
-            return value.text or "nothing"
+            return cut(value.text) or "nothing"
         case bool() | int():
-            return str(value).lower()[:_SHOWN]
+            return str(value).lower()
         case _:
             return "a list" if isinstance(value, list | tuple) else "a mapping"
-
-
-_SHOWN = 60  # characters
 
 
 def text_of(value: object, wanted: str) -> str:
@@ -99,13 +97,24 @@ def text_of(value: object, wanted: str) -> str:
         case Odd(kind="blank"):
             raise wrong("has no value", f"{wanted} is expected")
         case Odd(text=text):
-            raise wrong(f"without quotes, {text} is {value.meaning} to YAML", f'write "{text}" if that was meant')
+            word = cut(text)
+            raise wrong(f"without quotes, {word} is {value.meaning} to YAML", f'write "{word}" if that was meant')
         case bool() | int():
             word = str(value).lower()
             raise wrong(f"must be {wanted}, not {word}", f'write "{word}" if that was meant')
         case _:
             raise wrong(f"must be {wanted}, not {shown(value)}")
 
+
+def find_close(word: str, words: Iterable[str]) -> str | None:
+    """Which of `words` was probably meant by `word`, in whatever case it was written."""
+    folded = {each.lower(): each for each in islice(words, _COMPARED)}
+    close = get_close_matches(word[:_LONGEST].lower(), folded, n=1)
+    return folded[close[0]] if close else None
+
+
+_COMPARED = 200  # comparing is slow, and a thousand wrong names may each be compared
+_LONGEST = 100  # characters; no name of ours is as long
 
 # ------------------------------------------------------------------------------------------------- amounts
 
@@ -115,11 +124,11 @@ def durations(at_least: str, at_most: str = "366d") -> Written:
     low, high = units.read_duration(at_least), units.read_duration(at_most)
 
     def read(value: object) -> float:
-        if not isinstance(value, float):
-            value = _unit(value, units.read_duration, "a duration", "a whole number and its unit: 300ms 2s 15m 24h 90d")
-        if not low <= value <= high:
-            raise wrong(f"must be between {at_least} and {at_most}, not {units.write_duration(value)}")
-        return value
+        hint = "a whole number and its unit: 300ms 2s 15m 24h 90d"
+        seconds = value if isinstance(value, float) else _unit(value, units.read_duration, "a duration", hint)
+        if not low <= seconds <= high:
+            raise wrong(f"must be between {at_least} and {at_most}, not {value}")
+        return seconds
 
     return Written(read=read, write=units.write_duration, schema={"type": "string", "pattern": f"^{units.DURATION}$"})
 
@@ -134,7 +143,7 @@ def sizes(at_least: int) -> Written:
             raise wrong(f"must be at least {at_least}, not {value}")
         return value
 
-    number = {"type": "integer", "minimum": at_least}
+    number = {"type": "integer", "minimum": at_least, "maximum": MAX_NUMBER}
     return Written(
         read=read,
         write=units.write_size,
@@ -158,7 +167,7 @@ def shares(at_most: str) -> Written:
 
 def counts(at_least: int, at_most: int | None = None) -> Written:
     """A whole number within its limits."""
-    schema = {"type": "integer", "minimum": at_least} | ({} if at_most is None else {"maximum": at_most})
+    schema = {"type": "integer", "minimum": at_least, "maximum": MAX_NUMBER if at_most is None else at_most}
 
     def read(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -282,8 +291,8 @@ def choice(*words: str) -> Written:
             return value
         if is_blank(value):
             raise wrong("has no value", f"it must be {expected}")
-        close = get_close_matches(value, words, n=1) if isinstance(value, str) else []
-        raise wrong(f"must be {expected}, not {shown(value)}", f"did you mean {close[0]}?" if close else "")
+        close = find_close(value, words) if isinstance(value, str) else None
+        raise wrong(f"must be {expected}, not {shown(value)}", f"did you mean {close}?" if close else "")
 
     return Written(read=read, write=str, schema={"type": "string", "enum": list(words)})
 
@@ -305,6 +314,8 @@ FLAG = Written(read=_read_flag, write=bool, schema={"type": "boolean"})
 
 # ------------------------------------------------------------------------------------------------- texts
 
+IN_ONE_LINE = "[^\\r\\n]*"  # as the reader of YAML leaves every text
+
 
 def texts(pattern: str, wanted: str, hint: str) -> Written:
     """A text of one shape. `wanted` names the kind, `hint` says what it may consist of."""
@@ -324,7 +335,7 @@ NAME = texts(
     "letters, digits, '.', '_' and '-', a letter or digit first, at most 64",
 )
 # No '/': the daemon looks at names in one folder, never at paths below it.
-PATTERN = texts("[^/]{1,255}", "a pattern of file names", 'as in "*.csv"; it has no /')
+PATTERN = texts("[^/\\r\\n]{1,255}", "a pattern of file names", 'as in "*.csv"; it has no /')
 
 
 def _read_path(value: object) -> Path:
@@ -333,15 +344,22 @@ def _read_path(value: object) -> Path:
     text = text_of(value, "an absolute path")
     if not text.startswith("/"):
         raise wrong(f"{shown(text)} is not an absolute path", "write it in full, from the first / on")
+    if not text.isprintable() and re.search("[\0\ud800-\udfff]", text):  # in damaged rows: no file can say that
+        raise wrong(f"{shown(text)} is no path", "a path has no such characters")
     if len(text.encode()) >= _PATH_MAX:
         raise wrong("is longer than any path can be", f"at most {_PATH_MAX - 1} bytes")
+    if any(len(part.encode()) > _NAME_MAX for part in text.split("/")):
+        raise wrong("has a part that is longer than any name can be", f"at most {_NAME_MAX} bytes from / to /")
     path = Path("/" + text.lstrip("/"))  # pathlib keeps two slashes in front, Linux knows no such thing
     # Where `..` leads is settled here, once: below, paths are compared and walked part by part.
     return Path(os.path.realpath(path)) if ".." in path.parts else path
 
 
-_PATH_MAX = 4096  # Linux's limit, with the byte that ends it
-PATH = Written(read=_read_path, write=str, schema={"type": "string", "pattern": "^/"})
+_PATH_MAX, _NAME_MAX = 4096, 255  # Linux's limits, the first with the byte that ends it
+PATH = Written(read=_read_path, write=str, schema={"type": "string", "pattern": f"^/{IN_ONE_LINE}$"})
+
+
+_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 
 
 def _read_date(value: object) -> date:
@@ -349,15 +367,20 @@ def _read_date(value: object) -> date:
         case date():
             return value
         case Odd(kind="date", text=text) | str(text):
-            try:
-                return date.fromisoformat(text)
+            try:  # alone it would take 2026-W10-1 and 20260301 too
+                return date.fromisoformat(text if re.fullmatch(_DAY, text) else "")
             except ValueError:
                 raise wrong(f"{shown(text)} is no day of the calendar", "year-month-day, as in 2026-03-01") from None
         case _:
             raise _not(value, "a date", "year-month-day, as in 2026-03-01")
 
 
-DATE = Written(read=_read_date, write=date.isoformat, schema={"type": "string", "format": "date"})
+DATE = Written(
+    read=_read_date, write=date.isoformat, schema={"type": "string", "format": "date", "pattern": f"^{_DAY}$"}
+)
+
+
+_CODEC = "[A-Za-z0-9][A-Za-z0-9._-]{0,39}"
 
 
 def _read_encoding(value: object) -> str:
@@ -365,7 +388,7 @@ def _read_encoding(value: object) -> str:
     hint = "as in utf-8, cp1252 or iso-8859-15; UTF-16 with its mark is recognised without a word here"
     try:
         # `codecs` would import a module of that name, so it must look like one.
-        codec = codecs.lookup(text) if re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,39}", text) else None
+        codec = codecs.lookup(text) if re.fullmatch(_CODEC, text) else None
     except LookupError:
         codec = None
     if codec is None:
@@ -387,21 +410,21 @@ def _keeps_ascii(encoding: str) -> bool:
         return False
 
 
-ENCODING = Written(read=_read_encoding, write=str, schema={"type": "string"})
+ENCODING = Written(read=_read_encoding, write=str, schema={"type": "string", "pattern": f"^{_CODEC}$"})
 
 # ------------------------------------------------------------------------------------------------- addresses
 
-_ADDRESS = re.compile(
-    r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9]+((\.|-+)[a-z0-9]+)*)(:(?P<port>[0-9]{1,5}))?(?P<path>/.*)?",
-    re.IGNORECASE,
-)
+_SCHEME, _PORT, _STEPS = "[Hh][Tt][Tt][Pp][Ss]?", "[0-9]{1,5}", "(/[A-Za-z0-9._~-]+)*"
+_HOST = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]+((\.|-+)[A-Za-z0-9]+)*"
+_ADDRESS = re.compile(f"(?P<scheme>{_SCHEME})://(?P<host>{_HOST})(:(?P<port>{_PORT}))?(?P<path>/.*)?")
 _MAX_PORT = 65535
+_LONGEST_ADDRESS = 2000  # characters
 
 
 def _read_base_url(value: object) -> str:
     address, match = _address(value, "as in https://publisher.example.com")
     path = (match["path"] or "").rstrip("/")
-    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", path) or ".." in path:
+    if not re.fullmatch(_STEPS, path) or ".." in path:
         raise wrong("has a path that cannot be", "as in https://publisher.example.com")
     if path.endswith("/api/3.2"):
         raise wrong("ends in /api/3.2, which dropzone adds itself", f"write {address.removesuffix('/api/3.2')}")
@@ -425,7 +448,7 @@ def _address(value: object, hint: str) -> tuple[str, re.Match[str]]:
     for char, part in (("?", "a query (?…)"), ("#", "a fragment (#…)"), ("@", "a user or password (…@)")):
         if char in address:
             raise wrong(f"has {part}, which it cannot have", hint)
-    match = _ADDRESS.fullmatch(address)
+    match = _ADDRESS.fullmatch(address) if len(address) <= _LONGEST_ADDRESS else None
     if not match or not _is_host(match["host"]) or not 0 < int(match["port"] or 443) <= _MAX_PORT:
         raise wrong("is not an address of the form https://host", hint)
     scheme, _, rest = address.partition("://")
@@ -448,17 +471,20 @@ def _ip(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
+_PAGE = f"https?://[!-~]{{1,{_LONGEST_ADDRESS}}}"
+
+
 def _read_web_address(value: object) -> str:
     text = text_of(value, "an address")
-    if not re.fullmatch(r"https?://[!-~]{1,2000}", text):
+    if not re.fullmatch(_PAGE, text):
         raise wrong(f"{shown(text)} is no address of a page", "as in https://www.example.com/thanks")
     return text
 
 
-_ADDRESS_SCHEMA = {"type": "string", "pattern": "^https?://[^/?#@]+[^?#@]*$"}
-BASE_URL = Written(read=_read_base_url, write=str, schema=_ADDRESS_SCHEMA)
-PROXY = Written(read=_read_proxy, write=str, schema=_ADDRESS_SCHEMA)
-WEB_ADDRESS = Written(read=_read_web_address, write=str, schema={"type": "string", "pattern": "^https?://"})
+_ORIGIN = f"^{_SCHEME}://({_HOST})(:{_PORT})?"
+BASE_URL = Written(read=_read_base_url, write=str, schema={"type": "string", "pattern": f"{_ORIGIN}{_STEPS}/*$"})
+PROXY = Written(read=_read_proxy, write=str, schema={"type": "string", "pattern": f"{_ORIGIN}/*$"})
+WEB_ADDRESS = Written(read=_read_web_address, write=str, schema={"type": "string", "pattern": f"^{_PAGE}$"})
 
 # ------------------------------------------------------------------------------------------------- secrets
 

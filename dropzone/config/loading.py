@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
 from dropzone.config import rules, yaml
-from dropzone.config.findings import Findings
+from dropzone.config.findings import Findings, TooManyError
 from dropzone.config.forms import Form, form_of
-from dropzone.config.kinds import WrongValueError
+from dropzone.config.kinds import WrongValueError, find_close
 from dropzone.config.model import (
     DEFAULTS,
     FILE,
@@ -29,14 +29,16 @@ from dropzone.errors import ConfigError, Problem, printable
 def load(path: Path) -> Config:
     """The configuration in the file `path`, with all defaults filled in. Reads no secret and no folder.
 
-    Raises `ConfigError` with everything that is wrong, each problem at its line and column; never anything else.
+    Raises `ConfigError` with everything that is wrong, up to a thousand problems, each at its line and column; never
+    anything else.
     """
     name = printable(str(path))
     findings = Findings(yaml.parse(_content(path, name)))
-    config = _resolved(findings, Path(os.path.abspath(path)))  # a reload may come from another folder
-    if config is None:
-        raise ConfigError(name, findings.problems())
-    return config
+    with contextlib.suppress(TooManyError):
+        config = _resolved(findings, Path(os.path.abspath(path)))  # a reload may come from another folder
+        if config is not None:
+            return config
+    raise ConfigError(name, findings.problems())
 
 
 def _content(path: Path, name: str) -> bytes:
@@ -70,7 +72,7 @@ class _Notes:
 
     def wrong(self, place: Place, error: WrongValueError, *, at_key: bool = False) -> None:
         # The reader of YAML may have said already what is wrong there.
-        if not any(refused[: len(place)] == place for refused in self._findings.document.refused):
+        if not self._findings.document.refused.any_in(place):
             self._findings.refuse(place, error.what, error.hint, at_key=at_key)
 
     def unknown(self, place: Place) -> None:
@@ -86,8 +88,8 @@ def _unknown_key(place: Place) -> tuple[str, str]:
     what = f"is no key of {home}"
     if others := [other for other, its in _HOMES.items() if key in its.keys]:
         return what, f"it belongs to {others[0]}"
-    if close := get_close_matches(key, form.keys, n=1):
-        return what, f"did you mean {close[0]}?"
+    if close := find_close(key, form.keys):
+        return what, f"did you mean {close}?"
     return what, "'dropzone config example' shows all keys"
 
 

@@ -69,10 +69,19 @@ _FIELD = kinds.texts(
 )
 _FIELDS = Pairs(
     name=Written(read=_read_field, write=str, schema=_FIELD.schema),
-    each=Written(read=_read_field_value, write=str, schema={"type": ["string", "integer"]}),
+    each=Written(
+        read=_read_field_value,
+        write=str,
+        schema={
+            "type": ["string", "integer"],
+            "pattern": f"^{kinds.IN_ONE_LINE}$",
+            "minimum": -kinds.MAX_NUMBER,
+            "maximum": kinds.MAX_NUMBER,
+        },
+    ),
 )
 _COLUMNS = Pairs(
-    name=Written(read=_read_column, write=str, schema={"minLength": 1}),
+    name=Written(read=_read_column, write=str, schema={"pattern": r"\S"}),
     each=kinds.texts("[a-z0-9][a-z0-9_-]{0,99}", "a name of a column", "as in varr_firstname: a-z, 0-9, '_' and '-'"),
     noun="column",
     alike="names are compared without case and blanks around them",
@@ -484,7 +493,7 @@ class Folder(Settings):
         notes = _Wrong()
         try:
             stored = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             stored = None
         if isinstance(stored, dict):
             notes.keys.update(FOLDER.missing(stored))
@@ -544,6 +553,11 @@ class Config(Settings):
     file: Path
     crc: int  # of the file's content when it was read: whether it was changed since
     unmade: dict[str, Unmade]  # folders whose segment is still to be created: nothing is taken over there
+
+    @property
+    def lanes(self) -> dict[tuple[str, int], str]:
+        """The lane of each (account, segment): of the folders that share one it is the same."""
+        return {(folder.account, folder.segment_id): folder.lane for folder in self.folders.values()}
 
     def with_segments(self, ids: Mapping[str, int]) -> Config:
         """The same with the segments of these folders (name to id) created, as far as they were still to be."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from dropzone.config.findings import Findings
 from dropzone.config.forms import Form, form_of
+from dropzone.config.kinds import find_close
 from dropzone.config.model import FILE, FOLDER, Account, Config, Create, Folder, Unmade
-from dropzone.config.yaml import Place, subject
+from dropzone.config.yaml import Place, cut, subject
 from dropzone.errors import printable
 from dropzone.values import value
 
@@ -70,7 +70,7 @@ def resolve(keys: Keys, file: Path, findings: Findings) -> Config | None:
         _check_mode(entry, findings)
         _check_account(entry, accounts, findings)
         _check_limits(entry, findings)
-    _check_segments(entries, findings)
+    _check_segments(keys, entries, findings)
     _check_areas(keys, entries, findings)
     return None if findings.problems() else _built(keys, file, entries, findings.document.crc)
 
@@ -193,11 +193,19 @@ def _check_account(entry: _Entry, accounts: list[str], findings: Findings) -> No
     if name is None:
         if len(accounts) > 1 and not any(map(findings.is_spoiled, (entry.place("account"), ("defaults", "account")))):
             what = "is missing, and there are several accounts"
-            findings.refuse(entry.place("account"), what, f"one of {', '.join(accounts)}")
+            findings.refuse(entry.place("account"), what, f"one of {_listed(accounts)}")
     elif name not in accounts and accounts:
-        close = get_close_matches(name, accounts, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(accounts)}"
+        close = find_close(name, accounts)
+        hint = f"did you mean {close}?" if close else f"there is {_listed(accounts)}"
         findings.refuse(entry.origin("account"), f"no account is called {name}", hint)
+
+
+_LISTED = 20  # names in one sentence
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(map(cut, names[:_LISTED])) + more
 
 
 def _check_limits(entry: _Entry, findings: Findings) -> None:
@@ -205,6 +213,10 @@ def _check_limits(entry: _Entry, findings: Findings) -> None:
     if guards.max_rows is not None and guards.max_rows < guards.min_rows:
         what = f"is less than min_rows, {guards.min_rows}: every file would be held"
         findings.refuse(entry.origin("guards", "max_rows"), what)
+    taken, left = (frozenset(map(str.lower, entry.values[key])) for key in ("include", "ignore"))
+    if taken <= left:
+        what = "has all that include has: no file would ever be taken"
+        findings.refuse(entry.origin("ignore"), what, "remove it from one of the two")
     if entry.values["supersede"] and entry.values["clear"] is False:
         what = "would lose rows: without clear, files add up"
         findings.refuse(entry.origin("supersede"), what, "remove it, or set clear: true")
@@ -215,12 +227,15 @@ def _check_limits(entry: _Entry, findings: Findings) -> None:
 # ------------------------------------------------------------------------------------------------- one segment
 
 
-def _check_segments(entries: list[_Entry], findings: Findings) -> None:
+def _check_segments(keys: Keys, entries: list[_Entry], findings: Findings) -> None:
+    # Two accounts may be two users of one installation: the same number is the same segment there.
+    hosts = {name: account.get("base_url", name).lower() for name, account in keys.get("accounts", {}).items()}
     lanes: dict[tuple[str, int], list[_Entry]] = {}
     for entry in entries:
-        account, segment_id = entry.values["account"], entry.values["segment_id"]
+        account: str | None = entry.values["account"]
+        segment_id: int | None = entry.values["segment_id"]
         if account is not None and segment_id is not None:
-            lanes.setdefault((account, segment_id), []).append(entry)
+            lanes.setdefault((hosts.get(account, account), segment_id), []).append(entry)
     for sharing in lanes.values():
         for entry in sharing[1:]:
             _check_kind(sharing[0], entry, findings)
@@ -246,7 +261,11 @@ def _check_kind(first: _Entry, other: _Entry, findings: Findings) -> None:
 
 
 def _check_order(first: _Entry, other: _Entry, findings: Findings) -> None:
-    """Files of one segment are sent one after the other, so its folders cannot be in different groups."""
+    """Files of one segment are sent one after the other, so its folders cannot be in different groups or accounts."""
+    accounts = (first.values["account"], other.values["account"])
+    if accounts[0] != accounts[1]:
+        what = f"folder {first.name} feeds this segment too, by account {accounts[0]} of the same installation"
+        findings.refuse(other.origin("account"), what, "give both the same account")
     groups = (first.values["order_group"], other.values["order_group"])
     if groups[0] != groups[1]:
         what = f"folder {first.name} feeds this segment too, with {groups[0] or 'no order_group'}"

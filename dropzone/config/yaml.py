@@ -24,6 +24,7 @@ from dropzone.values import value
 
 MAX_BYTES = 4 << 20  # a thousand folders with every key written out are about a quarter of this
 MAX_DEPTH = 20
+MAX_PROBLEMS = 1000  # told at once: nobody mends more in one go
 
 # libyaml reads a long file in a tenth of the time. A PyYAML built without it gives the same values, only later.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -66,6 +67,31 @@ class Odd:
 
 
 REFUSED = Odd(text="", kind="refused")
+TOO_MANY = (f"there are more problems than these {MAX_PROBLEMS:,}", "mend these, and the others are told")
+
+
+class Places:
+    """A set of places that is asked from both sides: for what lies in a place, and for what it lies in.
+
+    Costs the depth of a place, never how many there are: a file may be wrong in each of its lines.
+    """
+
+    def __init__(self) -> None:
+        self._places: set[Place] = set()
+        self._around: set[Place] = set()  # these, and all that they lie in
+
+    def add(self, place: Place) -> None:
+        """Note `place`."""
+        self._places.add(place)
+        self._around.update(place[:length] for length in range(len(place) + 1))
+
+    def any_around(self, place: Place) -> bool:
+        """Whether `place`, or something that it lies in, was noted."""
+        return bool(self._places) and any(place[:length] in self._places for length in range(1, len(place) + 1))
+
+    def any_in(self, place: Place) -> bool:
+        """Whether `place`, or something in it, was noted."""
+        return place in self._around
 
 
 class Document:
@@ -76,7 +102,7 @@ class Document:
         self.crc = crc  # of the whole content: two that differ are two texts
         self.keys: dict[Place, Mark] = {}  # where each key stands
         self.values: dict[Place, Mark] = {}  # where each value begins, if there is one to see
-        self.refused: set[Place] = set()  # where a problem was reported in place of a value
+        self.refused = Places()  # where a problem was reported in place of a value
         self.problems: list[Problem] = []
 
 
@@ -125,11 +151,19 @@ def is_blank(value: object) -> bool:
     return isinstance(value, Odd) and value.kind == "blank"
 
 
+def cut(text: str) -> str:
+    """`text` in a message: short, in one line. The file may hold a word of megabytes, and each message it anew."""
+    return f"{printable(text[:_SHOWN])}{'…' if len(text) > _SHOWN else ''}"
+
+
+_SHOWN = 64  # characters: a whole name
+
+
 def subject(place: Place) -> str:
     """`place` as people write it: ``folders.acme.include[0]``."""
     text = ""
     for step in place:
-        text += f"[{step}]" if isinstance(step, int) else f".{printable(step)}"
+        text += f"[{step}]" if isinstance(step, int) else f".{cut(step)}"
     return text.removeprefix(".")
 
 
@@ -303,14 +337,16 @@ class _Composer:
                 return False
             case Odd() | bool() | int() as value:
                 meaning = value.meaning if isinstance(value, Odd) else _meaning(value)
-                what = f"without quotes, the key {event.value} is {meaning} to YAML"
-                self._refuse(event, place, what, f'write "{event.value}":')
+                what = f"without quotes, the key {cut(event.value)} is {meaning} to YAML"
+                self._refuse(event, place, what, f'write "{cut(event.value)}":')
             case str():
                 pass
         return True
 
     def _refuse(self, event: yaml.Event, place: Place, what: str, hint: str) -> None:
         mark = _mark(event)
+        if len(self._document.problems) == MAX_PROBLEMS:
+            raise _BrokenError(mark, *TOO_MANY)
         problem = Problem(line=mark.line, column=mark.column, what=what, hint=hint, subject=subject(place))
         self._document.problems.append(problem)
 
@@ -339,6 +375,7 @@ class _Syntax(NamedTuple):
     hint: str
 
 
+_TAB = ("a tab stands where only blanks can indent", "replace it by blanks")
 _SYNTAX = (
     _Syntax("document start", "end", "nothing can follow here", "remove '...' or what comes after it"),
     _Syntax("while scanning an alias", "start", "a value cannot begin with *", 'write it in quotes, as in "*.csv"'),
@@ -371,6 +408,18 @@ _SYNTAX = (
     ),
     _Syntax("block collection", "end", "this does not fit the list above", "indent it like its neighbours"),
     _Syntax("incompatible YAML", "end", "this version of YAML is not supported", "remove the line"),
+    _Syntax("directive", "start", "a line cannot begin with %", "remove the line, or write it in quotes"),
+    _Syntax("scanning a tag", "start", "a value cannot begin with !", "write it in quotes"),
+    _Syntax("parsing a tag", "start", "a value cannot begin with !", "write it in quotes"),
+    _Syntax("tab character", "end", *_TAB),
+    _Syntax(
+        "character escape code",
+        "start",
+        "this text holds an unknown escape",
+        "'single quotes' take a text as it stands",
+    ),
+    _Syntax("found unexpected ':'", "end", "a colon is not expected here", "a text that holds ':' needs quotes"),
+    _Syntax("mapping keys are not allowed", "end", "a value cannot begin with ?", "write it in quotes"),
 )
 
 
@@ -395,5 +444,5 @@ def _place_of(*marks: Any) -> Mark:  # the two readers have a class of mark each
 
 def _bad_start(char: str) -> tuple[str, str]:
     if char == "\t":
-        return "a tab stands where only blanks can indent", "replace it by blanks"
+        return _TAB
     return f"a value cannot begin with {char}", "write it in quotes"

@@ -36,9 +36,9 @@ class Old:
 def find_old(base: Path, verdict: Verdict, folder: str, *, keep_s: float, now: float) -> Iterator[Old]:
     """What `folder` has in `verdict` for longer than `keep_s`, oldest date first. Raises FolderError."""
     place = base / verdict / folder
-    if not place.is_dir():
-        return
     with translated("list", place):
+        if not place.is_dir():
+            return
         dates = sorted(name for name in os.listdir(place) if _DATE.fullmatch(name))
     kept_from = datetime.fromtimestamp(now - keep_s, UTC)
     for name in dates:

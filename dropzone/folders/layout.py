@@ -43,7 +43,7 @@ def lay_out(config: Config, *, inboxes: bool, occupied: Container[Path] = ()) ->
     """
     made: list[Path] = []
     for folder in config.folders.values():
-        if folder.base in occupied and not (folder.base / "work").is_dir():
+        if folder.base in occupied and not os.path.isdir(folder.base / "work"):
             continue
         made += make(folder.base / "work", _WORK)
         for verdict in VERDICTS:
@@ -55,8 +55,9 @@ def lay_out(config: Config, *, inboxes: bool, occupied: Container[Path] = ()) ->
 
 def make(path: Path, mode: int) -> list[Path]:
     """Make the directory `path`, and those above it that are missing; returns what it made. Raises FolderError."""
-    if path.is_dir():
-        return []
+    with translated("look at", path):  # the way to it may be closed to us
+        if path.is_dir():
+            return []
     made = make(path.parent, 0o755)
     with translated("make", path):
         path.mkdir(exist_ok=True)

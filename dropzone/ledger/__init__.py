@@ -111,6 +111,9 @@ class Reader(Protocol):
         A held drop keeps its lane only where it `blocks`.
         """
 
+    def open_segments(self) -> list[tuple[str, int, str]]:
+        """(account, segment, lane) of everything that is not finished, each once."""
+
     def open_bases(self) -> set[Path]:
         """The bases of all drops that are not finished: their files lie in work/ there."""
 
@@ -177,6 +180,9 @@ class Ledger(Reader, Protocol):
 
         Returns the drop's row after each. Raises as `commit` does.
         """
+
+    def change_lane(self, account: str, segment_id: int, lane: str) -> None:
+        """Commit that all that is not finished for this segment is in `lane` from now on."""
 
     def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:
         """Commit what is known of a segment that is to be created; None forgets it. Durable on return."""

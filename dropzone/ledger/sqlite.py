@@ -152,6 +152,13 @@ class SQLiteReader:
             )
             return [(str(lane), str(id)) for lane, id in rows]
 
+    def open_segments(self) -> list[tuple[str, int, str]]:
+        with self._reading as db:
+            rows = db.execute(
+                "SELECT DISTINCT account, segment_id, lane FROM drops WHERE state NOT IN ('done', 'failed')"
+            )
+            return [(str(account), int(segment_id), str(lane)) for account, segment_id, lane in rows]
+
     def open_bases(self) -> set[Path]:
         with self._reading as db:
             rows = db.execute("SELECT DISTINCT base FROM drops WHERE state NOT IN ('done', 'failed')")
@@ -333,6 +340,11 @@ class SQLiteLedger(SQLiteReader):
     def commit(self, id: str, event: Event, *, at: float) -> Drop:
         return self._commit(_Wanted([(id, event)], at))[0]
 
+    def change_lane(self, account: str, segment_id: int, lane: str) -> None:
+        with self._writing("a lane") as db:
+            where = "account = ? AND segment_id = ? AND state NOT IN ('done', 'failed')"
+            db.execute(f"UPDATE drops SET lane = ? WHERE {where}", (lane, account, segment_id))
+
     def note_segment(self, account: str, name: str, note: SegmentNote | None) -> None:
         key = f"{_SEGMENT}{account}/{name}"
         with self._writing("a segment's note") as db:
@@ -406,7 +418,7 @@ class SQLiteLedger(SQLiteReader):
                 self._end_attempt(db, drop, "deferred", status, cause, at)
             case Lost(status=status, cause=cause):
                 self._end_attempt(db, drop, "lost", status, cause, at)
-            case Retried(settings=settings) if settings:  # the one way in which these columns ever change
+            case Retried(settings=settings) if settings:  # the one way in which these ever change, but for the lane
                 db.execute(
                     "UPDATE drops SET settings = ?, account = ?, segment_id = ?, lane = ? WHERE id = ?",
                     (drop.settings, drop.account, drop.segment_id, drop.lane, drop.id),

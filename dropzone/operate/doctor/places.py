@@ -135,7 +135,7 @@ def _modes(subject: str, folder: Folder) -> Iterator[Remark]:
         yield warning(subject, "anybody on this machine may write into its inbox", f"chmod o-w {_shown(folder.path)}")
     for verdict in VERDICTS:
         place = folder.base / verdict
-        if place.is_dir() and (place / folder.name).is_dir() and (place / folder.name).stat().st_mode & 0o007:
+        if os.path.isdir(place / folder.name) and (place / folder.name).stat().st_mode & 0o007:
             what = (
                 f"anybody on this machine may look into {_shown(place / folder.name)}, and lists of addresses are there"
             )
