@@ -64,17 +64,16 @@ class _Accounts:
             optipub.close()
 
 
-def _check_root(config: Config) -> None:
-    """Raise where the root is not there."""
-    if not os.path.isdir(config.root):  # `Path.is_dir` raises where the way to it is closed
-        # Perhaps a mount that is missing: making folders below it would hide that, and files with it.
+def _check_root(root: Path) -> None:
+    """Raise where it is not there. Perhaps a mount is missing: folders made below it would hide that, and files too."""
+    if not os.path.isdir(root):  # `Path.is_dir` raises where the way to it is closed
         what = "it is not there, or the way to it is closed"
-        raise FolderError("use", str(config.root), what, "Mount it, or make it with 'dropzone init'")
+        raise FolderError("use", str(root), what, "Mount it, or make it with 'dropzone init'")
 
 
 def _check_reload(old: Config, new: Config, ledger: Reader) -> None:
     """Raise where `new` cannot be taken up by a running daemon."""
-    _check_root(new)
+    _check_root(new.root)
     for key in ("state_dir", "concurrency"):
         if getattr(old, key) != getattr(new, key):
             raise OperatorError(f"{key} has changed, and that takes a restart", "Restart dropzone, or change it back")
@@ -117,7 +116,7 @@ def running(path: Path, config: Config, journal: Journal) -> Iterator[Daemon]:
 
     Raises LockedError, LedgerError and FolderError; on leaving, everything is closed.
     """
-    _check_root(config)
+    _check_root(config.root)
     config = followed(config)
     make_missing(config.state_dir, 0o700)
     with state_lock(config.state_dir), contextlib.ExitStack() as stack:

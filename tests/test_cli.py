@@ -30,7 +30,7 @@ import pytest
 from scene import KEY, Scene, assert_kept, make_scene
 from unprivileged import as_nobody
 
-from dropzone import __version__, wiring
+from dropzone import __version__, opening, wiring
 from dropzone import config as configuration
 from dropzone.cli import cli, main, render
 from dropzone.cli import text as plain_text
@@ -349,7 +349,7 @@ def test_a_way_that_is_closed_is_a_sentence(tmp_path: Path, monkeypatch: pytest.
     scene = make_scene(closed, "https://127.0.0.1:9", folders="acme: {segment_id: 1, mode: lead}")
     elsewhere = scene.config.having(root=tmp_path, state_dir=closed / "state")
     closed.chmod(0o700)
-    monkeypatch.setattr(wiring, "CONFIG_PLACES", (closed / "dropzone.yaml",))
+    monkeypatch.setattr(opening, "CONFIG_PLACES", (closed / "dropzone.yaml",))
     with as_nobody(owns=[tmp_path]):
         with pytest.raises(FolderError, match=f"cannot use {closed}/root: it is not there, or the way to it is closed"):
             wiring._check_root(scene.config.root)
@@ -357,9 +357,9 @@ def test_a_way_that_is_closed_is_a_sentence(tmp_path: Path, monkeypatch: pytest.
             Folders().lay_out(elsewhere, inboxes=False)
         assert Folders().lay_out(elsewhere, inboxes=False, occupied={closed / "root"}) == []
         with pytest.raises(FolderError, match=f"cannot make {closed}/state: Permission denied"):
-            wiring.lay_out(elsewhere)
+            opening.lay_out(elsewhere)
         with pytest.raises(ConfigError) as caught:
-            configuration.load(wiring.find_config(None))
+            configuration.load(opening.find_config(None))
     assert caught.value.problems[0].what == "cannot be read: Permission denied"
 
 
