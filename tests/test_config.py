@@ -1005,16 +1005,6 @@ def test_folders_of_one_segment_must_agree(file: Path, both: str, expected: list
     assert told(file, text) == [f":{problem}" for problem in expected]
 
 
-def test_two_accounts_of_one_installation_cannot_share_a_segment(file: Path) -> None:
-    """Each account has its lanes: the files of one segment would overtake each other, and wrong kinds pass unseen."""
-    text = changed("  main:", "  other: {base_url: https://Publisher.example.com/, api_key: {env: KEY}}\n  main:")
-    text += "    account: main\n  two: {segment_id: 7, mode: suppress, hash: md5, account: other}\n"
-    kind, account = told(file, text)
-    assert kind.startswith(":13:21: folders.two.segment_id: folder acme imports into segment 7 with mode lead")
-    what = "folder acme feeds this segment too, by account main of the same installation (give both the same account)"
-    assert account == f":13:60: folders.two.account: {what}"
-
-
 def test_segments_of_different_accounts_have_nothing_in_common(file: Path) -> None:
     """The same number in two installations is two segments."""
     text = changed("  main:", "  other: {base_url: https://other.example.com, api_key: {env: KEY}}\n  main:")

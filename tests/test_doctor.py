@@ -309,6 +309,19 @@ def test_no_remark_holds_the_key(scene: Scene) -> None:
         assert KEY not in repr(remarks(patient(scene), online=True))
 
 
+def test_two_accounts_that_feed_one_segment(scene: Scene) -> None:
+    """The same number is the same segment only where both are of one installation."""
+    main = scene.config.accounts["main"]
+    acme = scene.config.folders["acme"]
+    folders = {"acme": acme, "two": acme.having(name="two", account="other")}
+    for url, severities in ((main.base_url.upper(), [Severity.WARNING]), ("https://other.example.com", [])):
+        accounts = {"main": main, "other": main.having(name="other", base_url=url)}
+        config = scene.config.having(accounts=accounts, folders=folders)
+        found = [each for each in remarks(patient(replace(scene, config=config))) if "main too" in each.what]
+        assert [each.severity for each in found] == severities
+        assert [each.subject for each in found] == ["folder two"] * len(severities)
+
+
 # ---------------------------------------------------------------------------------------------------------- online
 
 

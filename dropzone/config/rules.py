@@ -70,7 +70,7 @@ def resolve(keys: Keys, file: Path, findings: Findings) -> Config | None:
         _check_mode(entry, findings)
         _check_account(entry, accounts, findings)
         _check_limits(entry, findings)
-    _check_segments(keys, entries, findings)
+    _check_segments(entries, findings)
     _check_areas(keys, entries, findings)
     return None if findings.problems() else _built(keys, file, entries, findings.document.crc)
 
@@ -227,15 +227,12 @@ def _check_limits(entry: _Entry, findings: Findings) -> None:
 # ------------------------------------------------------------------------------------------------- one segment
 
 
-def _check_segments(keys: Keys, entries: list[_Entry], findings: Findings) -> None:
-    # Two accounts may be two users of one installation: the same number is the same segment there.
-    hosts = {name: account.get("base_url", name).lower() for name, account in keys.get("accounts", {}).items()}
+def _check_segments(entries: list[_Entry], findings: Findings) -> None:
     lanes: dict[tuple[str, int], list[_Entry]] = {}
     for entry in entries:
-        account: str | None = entry.values["account"]
-        segment_id: int | None = entry.values["segment_id"]
+        account, segment_id = entry.values["account"], entry.values["segment_id"]
         if account is not None and segment_id is not None:
-            lanes.setdefault((hosts.get(account, account), segment_id), []).append(entry)
+            lanes.setdefault((account, segment_id), []).append(entry)
     for sharing in lanes.values():
         for entry in sharing[1:]:
             _check_kind(sharing[0], entry, findings)
@@ -261,11 +258,7 @@ def _check_kind(first: _Entry, other: _Entry, findings: Findings) -> None:
 
 
 def _check_order(first: _Entry, other: _Entry, findings: Findings) -> None:
-    """Files of one segment are sent one after the other, so its folders cannot be in different groups or accounts."""
-    accounts = (first.values["account"], other.values["account"])
-    if accounts[0] != accounts[1]:
-        what = f"folder {first.name} feeds this segment too, by account {accounts[0]} of the same installation"
-        findings.refuse(other.origin("account"), what, "give both the same account")
+    """Files of one segment are sent one after the other, so its folders cannot be in different groups."""
     groups = (first.values["order_group"], other.values["order_group"])
     if groups[0] != groups[1]:
         what = f"folder {first.name} feeds this segment too, with {groups[0] or 'no order_group'}"

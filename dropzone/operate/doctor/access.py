@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dropzone.config import Account, Config
+from dropzone.config import Account, Config, Folder
 from dropzone.errors import DropzoneError
 from dropzone.operate.doctor.remarks import Remark, fault, note, of_error, ok, warning
 
@@ -18,6 +18,18 @@ def examine_keys(config: Config, now: float, *, acting: bool) -> Iterator[Remark
         subject = f"account {account.name}"
         yield _key(subject, account, acting=acting)
         yield from _age(subject, account, now)
+
+
+def examine_segments(config: Config) -> Iterator[Remark]:
+    """Two accounts may be two users of one installation: there the same number is the same segment."""
+    first: dict[tuple[str, int], Folder] = {}
+    for folder in config.folders.values():
+        installation = config.accounts[folder.account].base_url.lower()
+        other = first.setdefault((installation, folder.segment_id), folder)
+        if other.account != folder.account:
+            what = f"segment {folder.segment_id} of {installation} is fed by account {other.account} too ({other.name})"
+            mend = "give both the same account: otherwise their files keep no order, and may contradict"
+            yield warning(f"folder {folder.name}", what, mend)
 
 
 def _key(subject: str, account: Account, *, acting: bool) -> Remark:

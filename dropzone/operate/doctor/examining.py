@@ -11,7 +11,7 @@ from dropzone.errors import LedgerError, printable
 from dropzone.ledger import Reader
 from dropzone.operate.acting import acting_as, daemon_user
 from dropzone.operate.asking import Health
-from dropzone.operate.doctor.access import examine_keys, examine_reach
+from dropzone.operate.doctor.access import examine_keys, examine_reach, examine_segments
 from dropzone.operate.doctor.machine import (
     examine_clock,
     examine_kernel,
@@ -61,6 +61,7 @@ def examine(patient: Patient, *, now: float, online: bool) -> Iterator[Remark]:
         found += examine_keys(config, now, acting=acting)
         found += examine_kernel(config, patient.kernel)
     yield from found
+    yield from examine_segments(config)
     yield from examine_ledger(config, patient.ledger)
     yield from examine_clock(reader, now)
     yield from examine_trust(config)
