@@ -13,7 +13,8 @@ against that of ``sha256sum`` of the same file in the same round, the CPU time l
 Figures are printed and not judged. polars and csvkit are installed into a place of their own for the time of the run
 where they are missing (`--no-install` leaves them out, and so does whatever goes wrong then); the slow ones (csv,
 csvkit) read a tenth of the rows, and their figures are told as ten times that. What they find is not compared: none of
-them knows the rules, and csv is made to look at no more than the number of fields and a simple pattern for the address.
+them knows the rules, and csv is made to look at no more than the number of fields and a simple pattern for the address;
+of addresses alone it hashes each, once with ``hashlib`` and once not.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ with open(source, "rb") as file, open(scratch + "/out", "wb") as out, open(scrat
     check(file, out, rejects, folder, cores=int(cores), scratch=scratch, engine=ENGINES[engine])
 """
 CSV = r"""
-import csv, re, sys
+import csv, hashlib, re, sys
+digest = getattr(hashlib, sys.argv[3]) if len(sys.argv) > 3 else None
 address = re.compile(r"[^@\s]+@[^@\s]+\.[a-z]+").fullmatch
 with open(sys.argv[1], newline="") as file, open(sys.argv[2] + "/out", "w", newline="") as out:
     rows, write = csv.reader(file, strict=True), csv.writer(out, lineterminator="\n").writerow
@@ -57,7 +59,10 @@ with open(sys.argv[1], newline="") as file, open(sys.argv[2] + "/out", "w", newl
     write(head)
     for row in rows:
         if len(row) == len(head) and address(row[0].strip()):
-            write([cell.strip() for cell in row])
+            cells = [cell.strip() for cell in row]
+            if digest:
+                cells[0] = digest(cells[0].lower().encode()).hexdigest()
+            write(cells)
 """
 POLARS = r"""
 import sys
@@ -167,6 +172,8 @@ def programs(sort: Sort, others: str) -> Iterator[Program]:
         for cores in dict.fromkeys((1, len(os.sched_getaffinity(0)))):
             yield Program(name=f"dropzone {engine} {cores}", command=_checker(sort, engine, cores))
     yield Program(name="csv module", command=_script(CSV), share=_TENTH)
+    if kind := sort.keys.get("hash"):
+        yield Program(name="csv, hashlib", command=_script(CSV, more=[str(kind)]), share=_TENTH)
     if others:
         yield Program(name="polars", command=_script(POLARS, others))
         clean = str(Path(others).with_name("csvclean"))
@@ -191,8 +198,10 @@ def _checker(sort: Sort, engine: str, cores: int) -> Callable[[Path, Path], Sequ
     return lambda file, scratch: [sys.executable, "-c", CHECK, str(file), str(scratch), str(cores), engine, keys]
 
 
-def _script(text: str, python: str = sys.executable) -> Callable[[Path, Path], Sequence[str]]:
-    return lambda file, scratch: [python, "-c", text, str(file), str(scratch)]
+def _script(
+    text: str, python: str = sys.executable, *, more: Sequence[str] = ()
+) -> Callable[[Path, Path], Sequence[str]]:
+    return lambda file, scratch: [python, "-c", text, str(file), str(scratch), *more]
 
 
 def run(program: Program, files: dict[int, Path], scratch: Path) -> Cost:
