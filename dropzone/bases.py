@@ -35,7 +35,10 @@ class Bases:
 
         One that is away is left out, and told once; whoever asks again takes it up when it is back.
         """
-        for base in sorted({folder.base for folder in config.folders.values()} - self._taken):
+        wanted = {folder.base for folder in config.folders.values()}
+        # What no folder names any more is missed by nobody, unless drops from before may lie there.
+        self._away = {base: why for base, why in self._away.items() if base in wanted | self._taken}
+        for base in sorted(wanted - self._taken):
             try:
                 drops, doubt = self._adoption.take_up(base, config)
             except FolderError as fault:

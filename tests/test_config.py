@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -16,6 +17,7 @@ import pytest
 import yaml as pyyaml
 from hypothesis import given
 from hypothesis import strategies as st
+from unprivileged import as_nobody
 
 from dropzone import config
 from dropzone.config import Account, Config, Folder, Guards, Secret, Share, units
@@ -1325,6 +1327,22 @@ def test_a_shell_finds_the_credential_of_the_running_service(tmp_path: Path, mon
     assert Secret(source="credential", name="optipub").read() == "its-own"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="inside it is not root, and owns nothing")
+def test_a_shell_that_may_not_look_for_the_credential_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where credentials are the manager's alone, nobody else sees whether there is one: a sentence all the same."""
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.setattr("dropzone.config.secret.SERVICE", closed / "dropzone.service")
+    secret = Secret(source="credential", name="optipub")
+    with as_nobody(owns=[tmp_path]):
+        assert secret.stamp() is None
+        with pytest.raises(DropzoneError, match="CREDENTIALS_DIRECTORY is not set"):
+            secret.read()
+
+
 def test_a_credential_may_show_the_rights_of_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service manager guards the folder; the file shows a group right where an access list lets our user in."""
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
@@ -1752,7 +1770,7 @@ def as_editor_sees(value: object) -> object:
 
 
 def is_valid(text: str) -> bool:
-    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema = import_module("jsonschema")  # has no types
     schema = config.schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     return bool(jsonschema.Draft202012Validator(schema).is_valid(as_editor_sees(reader.parse(text.encode()).root)))

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import shutil
 import signal
 import socket
 import sqlite3
@@ -610,6 +611,19 @@ def test_a_work_folder_that_is_away_at_the_start_is_taken_up_once_it_is_back(tmp
         assert kit.daemon.away == ()
         assert kit.states() == {"a.csv": State.DONE, "g.csv": State.DONE}
         assert Folders().read_mark(spool).ledger == kit.ledger.id
+
+
+def test_a_work_folder_that_no_folder_names_any_more_is_missed_by_nobody(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Its mount is gone for good, and a reload without its folder says so: nobody has to do anything."""
+    spool = tmp_path / "spool"
+    folders = f"acme: {{segment_id: 1, mode: lead}}\nglobex: {{segment_id: 2, mode: lead, spool: {spool}}}"
+    scene = make_scene(tmp_path, sandbox.url, folders=folders)
+    shutil.rmtree(spool)
+    with kit_on(scene) as kit:
+        kit.daemon.start()
+        assert [str(spool / "work") in why for why in kit.daemon.away] == [True]
+        kit.daemon.configure(scene.config.having(folders={"acme": scene.config.folders["acme"]}))
+        assert kit.daemon.away == ()
 
 
 def test_a_fault_that_comes_back_while_recovering_keeps_the_pause(scene: Scene) -> None:

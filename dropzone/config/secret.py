@@ -64,7 +64,7 @@ class Secret:
             case "file":
                 return Path(self.name)
             case "credential":
-                folder = os.environ.get("CREDENTIALS_DIRECTORY") or (SERVICE if SERVICE.is_dir() else None)
+                folder = os.environ.get("CREDENTIALS_DIRECTORY") or (SERVICE if os.path.isdir(SERVICE) else None)
                 return Path(folder, self.name) if folder else None
 
     def _from_environment(self) -> str:
