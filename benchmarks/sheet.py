@@ -13,8 +13,8 @@ against that of ``sha256sum`` of the same file in the same round, the CPU time l
 Figures are printed and not judged. polars and csvkit are installed into a place of their own for the time of the run
 where they are missing (`--no-install` leaves them out, and so does whatever goes wrong then); the slow ones (csv,
 csvkit) read a tenth of the rows, and their figures are told as ten times that. What they find is not compared: none of
-them knows the rules, and csv is made to look at no more than the number of fields and a simple pattern for the address;
-of addresses alone it hashes each, once with ``hashlib`` and once not.
+them knows the rules, and csv is made to look at no more than the number of fields and a simple pattern for the address.
+Where addresses are to be replaced, it stands there twice: as it is, and with ``hashlib`` for each of them.
 """
 
 from __future__ import annotations

@@ -290,7 +290,7 @@ class Daemon:
     def start(self) -> None:
         """Take up what an earlier run left open, and what lies in work/ without a row."""
         self._paused_folders = dict(self._ledger.paused_folders())
-        self._keep_order()
+        self._keep_order()  # before the lanes are filled, and long before a file is taken over
         self._fill_lanes()
         self._use(self._config)
         self._take_up()

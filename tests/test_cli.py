@@ -1150,7 +1150,7 @@ def test_a_work_folder_that_is_away_is_not_made_anew(tmp_path: Path, sandbox: Sa
         tmp_path,
         sandbox.url,
         folders=f"acme: {{segment_id: 1, mode: lead}}\nglobex: {{segment_id: 2, mode: lead, spool: {spool}}}",
-        defaults="settle: 20ms, settle_unseen: 20ms, scan: 200ms, retry: {initial: 1h, max: 1h}",
+        defaults=FAST,
     )
     sandbox.fault("status", status=408, segment=2, times=None)  # however soon it is tried again
     scene.put("g.csv", ROWS, folder="globex")

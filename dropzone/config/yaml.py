@@ -376,6 +376,9 @@ class _Syntax(NamedTuple):
 
 
 _TAB = ("a tab stands where only blanks can indent", "replace it by blanks")
+_TAG = ("a value cannot begin with !", "write it in quotes")
+_ESCAPE = ("this text holds an unknown escape", "'single quotes' take a text as it stands")
+# The first that is said counts: what is about a special case stands before what is about all.
 _SYNTAX = (
     _Syntax("document start", "end", "nothing can follow here", "remove '...' or what comes after it"),
     _Syntax("while scanning an alias", "start", "a value cannot begin with *", 'write it in quotes, as in "*.csv"'),
@@ -392,8 +395,8 @@ _SYNTAX = (
     _Syntax(
         "flow mapping", "start", "this mapping is not closed, or a comma is missing in it", "as in {one: 1, two: 2}"
     ),
-    _Syntax("escape char", "start", "this text holds an unknown escape", "'single quotes' take a text as it stands"),
-    _Syntax("decimal num", "start", "this text holds an unknown escape", "'single quotes' take a text as it stands"),
+    _Syntax("escape char", "start", *_ESCAPE),
+    _Syntax("decimal num", "start", *_ESCAPE),
     _Syntax(
         "block scalar", "start", "a text over several lines is not expected here", "write it in one line, in quotes"
     ),
@@ -409,15 +412,10 @@ _SYNTAX = (
     _Syntax("block collection", "end", "this does not fit the list above", "indent it like its neighbours"),
     _Syntax("incompatible YAML", "end", "this version of YAML is not supported", "remove the line"),
     _Syntax("directive", "start", "a line cannot begin with %", "remove the line, or write it in quotes"),
-    _Syntax("scanning a tag", "start", "a value cannot begin with !", "write it in quotes"),
-    _Syntax("parsing a tag", "start", "a value cannot begin with !", "write it in quotes"),
+    _Syntax("scanning a tag", "start", *_TAG),
+    _Syntax("parsing a tag", "start", *_TAG),
     _Syntax("tab character", "end", *_TAB),
-    _Syntax(
-        "character escape code",
-        "start",
-        "this text holds an unknown escape",
-        "'single quotes' take a text as it stands",
-    ),
+    _Syntax("character escape code", "start", *_ESCAPE),
     _Syntax("found unexpected ':'", "end", "a colon is not expected here", "a text that holds ':' needs quotes"),
     _Syntax("mapping keys are not allowed", "end", "a value cannot begin with ?", "write it in quotes"),
 )
